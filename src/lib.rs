@@ -1,0 +1,14 @@
+//! ddr (dewdrop): keep every file's name, size and date where you work; keep its bytes where there
+//! is room.
+//!
+//! The modules below are the layers, low to high. A module names only modules listed above it;
+//! `tests/tidy.rs` enforces that.
+
+/// Words: ids, paths, units, errors, progress. No I/O.
+pub mod base;
+
+/// Facts and decisions. Pure; time is an argument.
+pub mod model;
+
+/// Bytes to values and back. Pure; every byte is in docs/FORMAT.md.
+pub mod format;

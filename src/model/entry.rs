@@ -1,0 +1,218 @@
+//! One recorded change of one path by one origin, and the file version it describes.
+//!
+//! Promises that a decoded entry is well formed (paths, modes, times within bounds). Field numbers
+//! are part of the log format (docs/FORMAT.md); unknown numbers are skipped.
+
+use minicbor::{Decode, Encode};
+
+use crate::base::error::{Error, Result};
+use crate::base::id::{ContentId, OriginId, RecordId};
+use crate::base::path::RelPath;
+use crate::base::units::Time;
+
+/// What a record in a pack is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Kind {
+    /// A slice of a content.
+    #[n(1)]
+    Chunk,
+    /// The ordered chunk list of one content.
+    #[n(2)]
+    Manifest,
+}
+
+impl Kind {
+    /// The byte that stands for it in packs, stubs and databases.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Chunk => 1,
+            Self::Manifest => 2,
+        }
+    }
+
+    /// The inverse of [`Kind::byte`].
+    pub fn from_byte(byte: u8) -> Result<Self> {
+        match byte {
+            1 => Ok(Self::Chunk),
+            2 => Ok(Self::Manifest),
+            _ => Err(Error::corrupt("record kind", format!("unknown value {byte}"))),
+        }
+    }
+}
+
+/// Where a content's bytes are found: its only chunk, or its manifest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Body {
+    /// Chunk for contents of one chunk, else manifest.
+    #[n(0)]
+    pub kind: Kind,
+    /// Name of that record.
+    #[n(1)]
+    pub id: RecordId,
+}
+
+/// The type of thing at a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum FileKind {
+    /// A regular file.
+    #[n(0)]
+    File,
+    /// A directory.
+    #[n(1)]
+    Dir,
+    /// A symbolic link.
+    #[n(2)]
+    Symlink,
+}
+
+/// One state of one path.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Version {
+    /// File, directory or symlink.
+    #[n(0)]
+    pub kind: FileKind,
+    /// Content id of a regular file, also of an empty one; `None` for the others.
+    #[n(1)]
+    pub content: Option<ContentId>,
+    /// Where the bytes are; `None` for an empty file and for the others.
+    #[n(2)]
+    pub body: Option<Body>,
+    /// Bytes of a regular file; 0 for the others.
+    #[n(3)]
+    pub size: u64,
+    /// Modification time.
+    #[n(4)]
+    pub mtime: Time,
+    /// The nine permission bits.
+    #[n(5)]
+    pub mode: u16,
+    /// Target of a symlink, any bytes.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub target: Option<Vec<u8>>,
+}
+
+impl Version {
+    /// Whether two versions have the same type and bytes, whatever their times and modes.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.content == other.content && self.target == other.target
+    }
+
+    /// Checks the bounds that a decoder cannot.
+    fn validate(&self) -> Result<()> {
+        let bad = |why: &str| Err(Error::corrupt("history entry", why));
+        if self.mode > 0o777 || self.mtime.nanos >= 1_000_000_000 {
+            return bad("mode or time out of range");
+        }
+        match self.kind {
+            FileKind::File if self.content.is_none() => bad("file without content"),
+            FileKind::File if self.body.is_none() != (self.size == 0) => bad("body does not fit size"),
+            FileKind::File if self.size > i64::MAX as u64 => bad("size out of range"),
+            FileKind::Symlink if self.target.as_ref().is_none_or(|t| t.is_empty() || t.contains(&0)) => {
+                bad("symlink target")
+            }
+            FileKind::Dir | FileKind::Symlink if self.body.is_some() || self.size != 0 => {
+                bad("body of something that is no file")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What happened to the path.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Op {
+    /// It now has this version.
+    #[n(0)]
+    Put(#[n(0)] Version),
+    /// It is gone.
+    #[n(1)]
+    Del,
+}
+
+/// The name of an entry: its origin and its number there (1, 2, 3 ... without gaps).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+pub struct Dot {
+    /// Whose entry.
+    #[n(0)]
+    pub origin: OriginId,
+    /// Which one.
+    #[n(1)]
+    pub number: u64,
+}
+
+/// One recorded change. Its number follows from its place in the batch.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Entry {
+    /// Hybrid clock: milliseconds since 1970 times 65,536, plus a counter; grows within an origin.
+    #[n(0)]
+    pub hlc: u64,
+    /// The path.
+    #[n(1)]
+    pub path: RelPath,
+    /// What happened to it.
+    #[n(2)]
+    pub op: Op,
+    /// Version vector of this path that the change was made on.
+    #[n(3)]
+    pub seen: Vec<Dot>,
+    /// Content the edit started from.
+    #[n(4)]
+    pub base: Option<ContentId>,
+    /// A put that continues this other path, which is deleted in the same commit.
+    #[n(5)]
+    pub moved_from: Option<RelPath>,
+    /// A deletion whose content lives on at this other path.
+    #[n(6)]
+    pub moved_to: Option<RelPath>,
+}
+
+/// Most origins in one version vector; more is a hostile or broken log.
+const MAX_SEEN: usize = 1024;
+
+impl Entry {
+    /// Checks a decoded entry.
+    pub fn validate(&self) -> Result<()> {
+        if self.path.is_root() || self.seen.len() > MAX_SEEN {
+            return Err(Error::corrupt("history entry", "path or version vector out of range"));
+        }
+        match &self.op {
+            Op::Put(version) => version.validate(),
+            Op::Del => Ok(()),
+        }
+    }
+
+    /// The version, where the path exists after this entry.
+    pub fn version(&self) -> Option<&Version> {
+        match &self.op {
+            Op::Put(version) => Some(version),
+            Op::Del => None,
+        }
+    }
+
+    /// Wall-clock time of the entry.
+    pub fn time(&self) -> Time {
+        let millis = self.hlc >> 16;
+        Time { secs: (millis / 1000) as i64, nanos: (millis % 1000) as u32 * 1_000_000 }
+    }
+}
+
+/// The next hybrid clock value: never below the wall clock, always above `last`.
+pub fn next_hlc(last: u64, now: Time) -> u64 {
+    (now.millis() << 16).max(last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hybrid_clock_survives_a_clock_that_jumps_back() {
+        let late = next_hlc(0, Time { secs: 2_000_000_000, nanos: 0 });
+        let early = next_hlc(late, Time { secs: 1_000_000_000, nanos: 0 });
+        assert_eq!(early, late + 1);
+    }
+}

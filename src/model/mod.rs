@@ -1,0 +1,8 @@
+//! Facts and decisions: what a file version is and what follows from it.
+//!
+//! Promises purity: no I/O, no clock, no randomness; time is an argument.
+
+pub mod entry;
+pub mod manifest;
+pub mod reach;
+pub mod version;
