@@ -12,3 +12,6 @@ pub mod model;
 
 /// Bytes to values and back. Pure; every byte is in docs/FORMAT.md.
 pub mod format;
+
+/// The operations that make bytes durable; the fault drills hook in here.
+pub mod disk;
