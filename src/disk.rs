@@ -73,7 +73,9 @@ pub fn write_parts(file: &File, parts: &[&[u8]], path: &Path) -> Result<()> {
 
 /// Writes bytes at an offset.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: &Path) -> Result<()> {
-    point(Op::Write).and_then(|()| file.write_all_at(bytes, offset)).map_err(|e| Error::io("writing", path, e))
+    point(Op::Write)
+        .and_then(|()| file.write_all_at(bytes, offset))
+        .map_err(|e| Error::io("writing", path, e))
 }
 
 /// Makes a file's bytes and size durable.
@@ -177,7 +179,8 @@ mod drill {
     }
 
     fn parse(text: &str) -> Drill {
-        let kinds = [("sync-", Op::Sync), ("write-", Op::Write), ("link-", Op::Link), ("delete-", Op::Delete)];
+        let kinds =
+            [("sync-", Op::Sync), ("write-", Op::Write), ("link-", Op::Link), ("delete-", Op::Delete)];
         let (only, text) = kinds
             .iter()
             .find_map(|(prefix, op)| text.strip_prefix(prefix).map(|rest| (Some(*op), rest)))

@@ -1,7 +1,7 @@
 //! The one error type: each variant answers "what can the caller do?".
 //!
 //! Promises that every error knows its exit code and, where there is one, the next step. Per-file
-//! trouble that a run survives is a [`Problem`]. Deliberately no `From<io::Error>`: it would lose
+//! trouble that a run survives is a `progress::Problem`. Deliberately no `From<io::Error>`: it would lose
 //! what was being done to which path.
 
 use std::io;
@@ -151,13 +151,4 @@ impl Error {
 mod libc_errno {
     pub const ENOSPC: i32 = 28;
     pub const EDQUOT: i32 = 122;
-}
-
-/// Trouble with one file that does not stop the run.
-#[derive(Debug)]
-pub struct Problem {
-    /// The file, relative to the folder; may hold any bytes.
-    pub path: crate::base::path::RelPath,
-    /// What happened.
-    pub error: Error,
 }

@@ -5,8 +5,17 @@
 
 use std::sync::Mutex;
 
-use super::error::{Error, Problem};
+use super::error::Error;
 use super::path::RelPath;
+
+/// Trouble with one file that does not stop the run.
+#[derive(Debug)]
+pub struct Problem {
+    /// The file, relative to the folder; may hold any bytes.
+    pub path: RelPath,
+    /// What happened.
+    pub error: Error,
+}
 
 /// Receives progress and problems; called from many threads.
 pub trait Progress: Send + Sync {

@@ -103,6 +103,7 @@ pub fn count(n: u64, noun: &str) -> String {
     }
     let plural = match noun {
         n if n.ends_with('y') => format!("{}ies", &n[..n.len() - 1]),
+        n if n.ends_with("sh") => format!("{n}es"),
         n => format!("{n}s"),
     };
     format!("{out} {}", if n == 1 { noun } else { &plural })

@@ -46,6 +46,7 @@ impl Hold {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let hold: Self = wire::from_cbor("hold", wire::open_envelope("hold", MAGIC, bytes)?)?;
         wire::check_requires("hold", &hold.requires)?;
+        wire::check_number("hold", hold.number)?;
         Ok(hold)
     }
 }

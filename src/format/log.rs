@@ -147,7 +147,8 @@ fn parse(bytes: &[u8]) -> Result<(BatchHead, &[u8], &[u8; 64])> {
     wire::check_requires("log", &head.requires)?;
     let (body, signature) = r.rest().split_last_chunk::<64>().ok_or_else(|| bad("too short"))?;
     let count_ok = head.count > 0 && head.count as usize <= MAX_ENTRIES;
-    let range_ok = head.from > 0 && head.from.checked_add(u64::from(head.count)).is_some();
+    let end = head.from.checked_add(u64::from(head.count));
+    let range_ok = head.from > 0 && end.is_some_and(|end| end < i64::MAX as u64);
     if !count_ok || !range_ok || head.raw_len as usize > MAX_RAW {
         return Err(bad("numbers out of range"));
     }
@@ -158,7 +159,10 @@ fn parse(bytes: &[u8]) -> Result<(BatchHead, &[u8], &[u8; 64])> {
 fn inflate(body: &[u8], len: usize) -> Result<Vec<u8>> {
     let bad = |why: String| Error::corrupt("log object", why);
     let mut raw = Vec::with_capacity(len.min(1 << 20));
-    let decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(|e| bad(format!("zstd: {e}")))?;
+    let mut decoder =
+        zstd::stream::read::Decoder::with_buffer(body).map_err(|e| bad(format!("zstd: {e}")))?;
+    // A frame may ask for a window of 128 MiB; no batch needs more than its own length.
+    decoder.window_log_max(MAX_RAW.ilog2()).map_err(|e| bad(format!("zstd: {e}")))?;
     let mut limited = decoder.single_frame().take(len as u64 + 1);
     limited.read_to_end(&mut raw).map_err(|e| bad(format!("zstd: {e}")))?;
     if raw.len() == len { Ok(raw) } else { Err(bad("decoded length differs from the declared one".into())) }

@@ -3,6 +3,7 @@
 //! Promises that decode(encode(m)) == m and that a count is checked against the input's length
 //! before anything is allocated.
 
+use super::seal::MAX_CHUNK;
 use super::wire::Reader;
 use crate::base::error::{Error, Result};
 use crate::base::id::RecordId;
@@ -38,6 +39,13 @@ pub fn encode(manifest: &Manifest) -> Vec<u8> {
 
 /// Reads a manifest of a content of `size` bytes.
 pub fn decode(bytes: &[u8], size: u64) -> Result<Manifest> {
+    let manifest = decode_any(bytes)?;
+    manifest.validate(size)?;
+    Ok(manifest)
+}
+
+/// Reads a manifest whose content's size is not known; its runs may not overflow.
+pub fn decode_any(bytes: &[u8]) -> Result<Manifest> {
     let mut r = Reader::new("manifest", bytes);
     if &r.array::<4>()? != MAGIC {
         return Err(Error::corrupt("manifest", "wrong magic"));
@@ -49,6 +57,8 @@ pub fn decode(bytes: &[u8], size: u64) -> Result<Manifest> {
         return Err(Error::corrupt("manifest", "reserved bytes are set"));
     }
     let [algorithm, min_log, avg_log, max_log] = r.array()?;
+    let cutting = Cutting { algorithm, min_log, avg_log, max_log };
+    cutting.validate()?;
     let count = r.u32()? as usize;
     // Every run takes at least 9 bytes, so a false count cannot ask for more memory than the input.
     if count > r.rest().len() / 9 {
@@ -59,6 +69,9 @@ pub fn decode(bytes: &[u8], size: u64) -> Result<Manifest> {
         runs.push(match r.u8()? {
             DATA => {
                 let len = r.u32()?;
+                if len as usize > MAX_CHUNK {
+                    return Err(Error::corrupt("manifest", "chunk length out of range"));
+                }
                 Run::Data { len, id: RecordId(r.array()?) }
             }
             HOLE => Run::Hole { len: r.u64()? },
@@ -66,8 +79,9 @@ pub fn decode(bytes: &[u8], size: u64) -> Result<Manifest> {
         });
     }
     r.end()?;
-    let manifest = Manifest { cutting: Cutting { algorithm, min_log, avg_log, max_log }, runs };
-    manifest.validate(size)?;
+    let manifest = Manifest { cutting, runs };
+    let total = manifest.runs.iter().try_fold(0u64, |sum, run| sum.checked_add(run.len()));
+    total.ok_or_else(|| Error::corrupt("manifest", "size overflows"))?;
     Ok(manifest)
 }
 

@@ -6,7 +6,7 @@
 use minicbor::{Decode, Encode};
 
 use super::wire;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId, PackId};
 use crate::base::units::Time;
 
@@ -32,6 +32,9 @@ pub struct Owner {
     /// The owner's name, for messages.
     #[n(4)]
     pub name: String,
+    /// Epoch of the owner's origin, so that it knows itself again after it had to start a new one.
+    #[n(5)]
+    pub peer_epoch: u64,
 }
 
 /// When something happened, by clocks that reveal a jump.
@@ -46,6 +49,19 @@ pub struct Instant {
     /// Which boot.
     #[n(2)]
     pub boot: String,
+}
+
+impl Instant {
+    /// Within 30,000 years of 1970, so that durations between any two can be computed.
+    fn validate(&self) -> Result<()> {
+        const MAX: i64 = 1 << 40;
+        let wall = (-MAX..MAX).contains(&self.wall.secs) && self.wall.nanos < 1_000_000_000;
+        if wall && self.uptime < MAX as u64 {
+            Ok(())
+        } else {
+            Err(Error::corrupt("gc mark", "time out of range"))
+        }
+    }
 }
 
 /// A pack that nothing reachable lies in.
@@ -93,6 +109,7 @@ impl Owner {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let owner: Self = wire::from_cbor("gc owner", wire::open_envelope("gc owner", OWNER_MAGIC, bytes)?)?;
         wire::check_requires("gc owner", &owner.requires)?;
+        wire::check_number("gc owner", owner.epoch)?;
         Ok(owner)
     }
 }
@@ -107,6 +124,9 @@ impl Mark {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mark: Self = wire::from_cbor("gc mark", wire::open_envelope("gc mark", MARK_MAGIC, bytes)?)?;
         wire::check_requires("gc mark", &mark.requires)?;
+        wire::check_number("gc mark", mark.number)?;
+        mark.at.validate()?;
+        mark.condemned.iter().try_for_each(|c| c.since.validate())?;
         Ok(mark)
     }
 }

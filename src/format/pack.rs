@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::seal::{FLAG_ZSTD, Sealed, max_raw};
+use super::seal::{self, FLAG_ZSTD, Sealed, max_raw};
 use super::wire::Reader;
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, PackId, RecordId};
@@ -24,6 +24,9 @@ pub const FOOT_LEN: usize = 48;
 pub const TARGET: usize = 32 << 20;
 /// Most rows in a table, so that a footer cannot ask for much memory.
 const MAX_ROWS: u32 = 1 << 20;
+
+/// Times its own length that a pack may cost a scan in payloads that prove to be none.
+const SALVAGE_WASTE: usize = 8;
 
 const HEAD_MAGIC: &[u8; 8] = b"ddrpack1";
 const RECORD_MAGIC: &[u8; 4] = b"ddrr";
@@ -285,7 +288,8 @@ fn decode_row(bytes: &[u8]) -> Result<Row> {
 /// Reads one record at `row` from `bytes` (head and payload); checks it against the row, not yet
 /// its hash (see [`super::seal::Opener`]).
 pub fn decode_record(bytes: &[u8], row: &Row) -> Result<Sealed> {
-    let (sealed, check) = parse_record(bytes)?;
+    let record = Record::parse(bytes)?;
+    let sealed = record.to_sealed();
     let fits = sealed.id == row.id
         && sealed.kind == row.kind
         && sealed.flags == row.flags
@@ -294,43 +298,70 @@ pub fn decode_record(bytes: &[u8], row: &Row) -> Result<Sealed> {
     if !fits || bytes.len() != RECORD_LEN + sealed.payload.len() {
         return Err(Error::corrupt(format!("record {}", row.id.short()), "its head differs from the table"));
     }
-    if sealed.check() != check {
+    if sealed.check() != record.check {
         return Err(Error::corrupt(format!("record {}", row.id.short()), "checksum does not match"));
     }
     Ok(sealed)
 }
 
-/// The record at the front of `bytes` and the check stored with it.
-fn parse_record(bytes: &[u8]) -> Result<(Sealed, u64)> {
-    let mut r = Reader::new("pack record", bytes);
-    if &r.array::<4>()? != RECORD_MAGIC {
-        return Err(Error::corrupt("pack record", "wrong magic"));
+/// The record at the front of some bytes, not copied yet.
+struct Record<'a> {
+    id: RecordId,
+    kind: Kind,
+    flags: u8,
+    raw_len: u32,
+    check: u64,
+    payload: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let mut r = Reader::new("pack record", bytes);
+        if &r.array::<4>()? != RECORD_MAGIC {
+            return Err(Error::corrupt("pack record", "wrong magic"));
+        }
+        let (kind, flags) = (Kind::from_byte(r.u8()?)?, r.u8()?);
+        let reserved = r.u16()?;
+        let (stored, raw_len) = (r.u32()?, r.u32()?);
+        let id = RecordId(r.array()?);
+        let check = r.u64()?;
+        let payload = r.bytes(stored as usize)?;
+        if reserved != 0 || raw_len as usize > max_raw(kind) || (flags & FLAG_ZSTD == 0 && stored != raw_len)
+        {
+            return Err(Error::corrupt("pack record", "fields out of range"));
+        }
+        Ok(Self { id, kind, flags, raw_len, check, payload })
     }
-    let (kind, flags) = (Kind::from_byte(r.u8()?)?, r.u8()?);
-    let reserved = r.u16()?;
-    let (stored, raw_len) = (r.u32()?, r.u32()?);
-    let id = RecordId(r.array()?);
-    let check = r.u64()?;
-    let payload = r.bytes(stored as usize)?;
-    if reserved != 0 || raw_len as usize > max_raw(kind) || (flags & FLAG_ZSTD == 0 && stored != raw_len) {
-        return Err(Error::corrupt("pack record", "fields out of range"));
+
+    fn to_sealed(&self) -> Sealed {
+        let payload = Arc::new(self.payload.to_vec());
+        Sealed { id: self.id, kind: self.kind, flags: self.flags, raw_len: self.raw_len, payload }
     }
-    Ok((Sealed { id, kind, flags, raw_len, payload: Arc::new(payload.to_vec()) }, check))
 }
 
 /// Every readable record of a pack whose trailer is lost or damaged, found by its magic; records
 /// still have to be opened, which checks their hash.
+///
+/// Work is bounded by the pack's length: damage makes few false heads, but a hostile pack can hold
+/// one every few bytes, each with a payload up to the end. After too many the scan gives up.
 pub fn salvage(bytes: &[u8]) -> Vec<Sealed> {
     let mut found = Vec::new();
-    let mut at = 0;
+    let (mut at, mut in_vain) = (0, 0);
     while let Some(step) = bytes.get(at..).and_then(|rest| find(rest, RECORD_MAGIC)) {
         at += step;
-        match parse_record(&bytes[at..]) {
-            Ok((sealed, check)) if sealed.check() == check => {
-                at += RECORD_LEN + sealed.payload.len();
-                found.push(sealed);
-            }
-            _ => at += 1,
+        let Ok(record) = Record::parse(&bytes[at..]) else {
+            at += 1;
+            continue;
+        };
+        if seal::check(record.flags, record.payload) == record.check {
+            at += RECORD_LEN + record.payload.len();
+            found.push(record.to_sealed());
+            continue;
+        }
+        at += 1;
+        in_vain += record.payload.len();
+        if in_vain > SALVAGE_WASTE * bytes.len() {
+            break;
         }
     }
     found

@@ -38,12 +38,17 @@ pub struct Sealed {
 impl Sealed {
     /// First eight bytes of BLAKE3 over a compressed payload; 0 for a raw one, whose id says it all.
     pub fn check(&self) -> u64 {
-        if self.flags & FLAG_ZSTD == 0 {
-            return 0;
-        }
-        let hash = blake3::hash(&self.payload);
-        u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
+        check(self.flags, &self.payload)
     }
+}
+
+/// [`Sealed::check`] of a payload that is not copied yet.
+pub fn check(flags: u8, payload: &[u8]) -> u64 {
+    if flags & FLAG_ZSTD == 0 {
+        return 0;
+    }
+    let hash = blake3::hash(payload);
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
 }
 
 /// Compresses; keeps its context between records. One per thread.
@@ -104,14 +109,14 @@ impl Opener {
     }
 
     /// The decoded bytes, after checking length and hash.
-    pub fn open(&mut self, sealed: &Sealed) -> Result<Vec<u8>> {
+    pub fn open(&mut self, sealed: &Sealed) -> Result<Arc<Vec<u8>>> {
         if sealed.flags & FLAG_ZSTD == 0 {
             self.check(sealed, &sealed.payload)?;
-            return Ok(sealed.payload.as_ref().clone());
+            return Ok(Arc::clone(&sealed.payload));
         }
         let raw = self.decompress(sealed)?;
         self.check(sealed, &raw)?;
-        Ok(raw)
+        Ok(Arc::new(raw))
     }
 
     /// Checks without keeping the bytes (no copy of a raw payload).
@@ -176,7 +181,7 @@ mod tests {
             (0..100_000u32).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..4].to_vec()).collect();
         for raw in [b"".to_vec(), b"x".to_vec(), text, noise] {
             let sealed = sealer.seal(keys.record_id(Kind::Chunk, &raw), Kind::Chunk, raw.clone());
-            assert_eq!(opener.open(&sealed).expect("opens"), raw);
+            assert_eq!(*opener.open(&sealed).expect("opens"), raw);
             if !raw.is_empty() {
                 let mut bad = sealed.payload.as_ref().clone();
                 let middle = bad.len() / 2;

@@ -107,3 +107,13 @@ pub fn check_requires(what: &'static str, requires: &[String]) -> Result<()> {
         }
     }
 }
+
+/// Refuses a sequence number that no honest writer reaches: they start at 1, and must leave room
+/// for signed integers and for the next one.
+pub fn check_number(what: &'static str, number: u64) -> Result<()> {
+    if (1..i64::MAX as u64).contains(&number) {
+        Ok(())
+    } else {
+        Err(Error::corrupt(what, "number out of range"))
+    }
+}

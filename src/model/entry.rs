@@ -176,8 +176,12 @@ const MAX_SEEN: usize = 1024;
 impl Entry {
     /// Checks a decoded entry.
     pub fn validate(&self) -> Result<()> {
-        if self.path.is_root() || self.seen.len() > MAX_SEEN {
-            return Err(Error::corrupt("history entry", "path or version vector out of range"));
+        let moved = [&self.moved_from, &self.moved_to];
+        if self.path.is_root() || moved.into_iter().flatten().any(RelPath::is_root) {
+            return Err(Error::corrupt("history entry", "path out of range"));
+        }
+        if self.seen.len() > MAX_SEEN || self.seen.iter().any(|dot| dot.number > i64::MAX as u64) {
+            return Err(Error::corrupt("history entry", "version vector out of range"));
         }
         match &self.op {
             Op::Put(version) => version.validate(),

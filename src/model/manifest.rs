@@ -40,6 +40,17 @@ impl Cutting {
     pub fn max(&self) -> usize {
         1 << self.max_log
     }
+
+    /// Checks a decoded one: in order, and within what the chunker takes.
+    pub fn validate(&self) -> Result<()> {
+        let (min, avg, max) = (self.min_log, self.avg_log, self.max_log);
+        let in_range = (6..=20).contains(&min) && (8..=22).contains(&avg) && (10..=24).contains(&max);
+        if in_range && min <= avg && avg <= max {
+            Ok(())
+        } else {
+            Err(Error::corrupt("manifest", "chunk sizes out of range"))
+        }
+    }
 }
 
 /// A stretch of a content.

@@ -5,4 +5,5 @@
 pub mod entry;
 pub mod manifest;
 pub mod reach;
+pub mod residency;
 pub mod version;

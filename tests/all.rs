@@ -1,0 +1,4 @@
+//! Every integration test in one binary, so that it links once; `tests/tidy.rs` checks the list.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod formats;
