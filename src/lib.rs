@@ -15,3 +15,6 @@ pub mod format;
 
 /// The operations that make bytes durable; the fault drills hook in here.
 pub mod disk;
+
+/// Chunks at rest: buckets of objects, stores of records.
+pub mod store;

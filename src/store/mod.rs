@@ -6,14 +6,17 @@
 use std::ops::Range;
 
 use crate::base::error::Result;
-use crate::base::id::RecordId;
+use crate::base::id::{PackId, RecordId};
 use crate::format::seal::Sealed;
 use crate::model::entry::Kind;
 
 pub mod dir;
 pub mod faulty;
+pub mod holds;
 pub mod index;
+pub mod marks;
 pub mod memory;
+pub mod names;
 pub mod packs;
 
 /// A flat set of named, write-once objects: a directory, an sftp path, later S3.
@@ -63,4 +66,15 @@ pub trait Store: Send + Sync {
 
     /// Calls `sink` for every record that `has` would report, in id order.
     fn list(&self, sink: &mut dyn FnMut(RecordId, Kind) -> Result<()>) -> Result<()>;
+}
+
+/// Takes packs away; only gc (for condemned packs) and repair (for damaged ones) may call this.
+pub trait Prune {
+    /// Deletes packs, objects first, then their rows. A pack that is not condemned by the newest
+    /// gc mark, or is damaged, is [`Error::Refused`](crate::base::error::Error::Refused), and then nothing is deleted. Packs
+    /// already gone are no error.
+    fn remove(&self, packs: &[PackId]) -> Result<()>;
+
+    /// Moves a pack to `quarantine/` as it is: copied whole, then deleted. Returns its new name.
+    fn quarantine(&self, pack: PackId) -> Result<String>;
 }
