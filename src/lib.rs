@@ -18,3 +18,6 @@ pub mod disk;
 
 /// Chunks at rest: buckets of objects, stores of records.
 pub mod store;
+
+/// The working tree on this machine.
+pub mod local;

@@ -1,0 +1,189 @@
+//! New files, stubs, directories and links where nothing is yet.
+//!
+//! Promises that a file appears under its name whole, and that nothing existing is ever replaced.
+//! Syncs nothing: the batch's intent explains what a power cut leaves.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::inode::{Target, chmod, proc_path, set_mark, set_mtime, times};
+use super::names::TEMP_PREFIX;
+use super::root::Root;
+use super::stat::{FileType, Stat};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::base::units::Time;
+use crate::disk::{self, Op};
+use crate::format::stub::{InodeMark, MarkState};
+
+/// Takes bytes and their offset.
+pub type Sink<'a> = dyn FnMut(&[u8], u64) -> Result<()> + 'a;
+
+/// Makes a new stub; `Refused` if the name is taken.
+pub fn create_stub(target: &Target, mode: u16) -> Result<Stat> {
+    let new = New::begin(target.root, target.path)?;
+    disk::write_at(&new.file, &target.block(), 0, &new.full)?;
+    resize(&new.file, target.head.size, &new.full)?;
+    match set_mark(&new.file, &InodeMark::of(target.head, MarkState::Stub), &new.full) {
+        // The header alone makes a stub.
+        Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
+        _ => {}
+    }
+    new.appear(mode, target.head.mtime)
+}
+
+/// Makes a new file of what `chunks` passes to its sink, in any order; what it leaves out of `size`
+/// bytes is a hole. `Refused` if the name is taken.
+pub fn create_file(
+    root: &Root,
+    path: &RelPath,
+    chunks: &mut dyn FnMut(&mut Sink) -> Result<()>,
+    size: u64,
+    mode: u16,
+    mtime: Time,
+) -> Result<Stat> {
+    let new = New::begin(root, path)?;
+    let mut reached = 0;
+    chunks(&mut |bytes, offset| {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= size);
+        let end = end.ok_or_else(|| Error::corrupt("content", "it is longer than its entry says"))?;
+        reached = end.max(reached);
+        disk::write_at(&new.file, bytes, offset, &new.full)
+    })?;
+    if reached < size {
+        resize(&new.file, size, &new.full)?;
+    }
+    new.appear(mode, mtime)
+}
+
+/// Makes a directory, writable for its owner until [`set_dir_times`] gives it its own mode; no error
+/// if it is there already.
+pub fn create_dir(root: &Root, path: &RelPath, mode: u16) -> Result<()> {
+    if path.is_root() {
+        return Ok(());
+    }
+    let (parent, name) = root.parent_of(path)?;
+    let fail = |e: std::io::Error| Error::io("creating the directory", root.full(path), e);
+    disk::point(Op::Link).map_err(fail)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(u32::from(mode) | 0o700)) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => match Stat::at(&parent, name).map_err(fail)?.kind {
+            FileType::Dir => Ok(()),
+            _ => Err(taken()),
+        },
+        Err(e) => Err(fail(e.into())),
+    }
+}
+
+/// Makes a symlink; `Refused` if the name is taken.
+pub fn create_symlink(root: &Root, path: &RelPath, target: &[u8], mtime: Time) -> Result<Stat> {
+    let (parent, name) = root.parent_of(path)?;
+    let fail = |e: std::io::Error| Error::io("creating the link", root.full(path), e);
+    disk::point(Op::Link).map_err(fail)?;
+    match rustix::fs::symlinkat(target, &parent, name) {
+        Err(Errno::EXIST) => return Err(taken()),
+        other => other.map_err(|e| fail(e.into()))?,
+    }
+    disk::point(Op::Write).map_err(fail)?;
+    rustix::fs::utimensat(&parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| fail(e.into()))?;
+    Stat::at(&parent, name).map_err(fail)
+}
+
+/// Gives a directory its mode and modification time, after its children are made.
+pub fn set_dir_times(root: &Root, path: &RelPath, mode: u16, mtime: Time) -> Result<()> {
+    let dir = File::from(root.open_dir(path)?);
+    let full = root.full(path);
+    chmod(&dir, u32::from(mode), &full)?;
+    set_mtime(&dir, mtime, &full)
+}
+
+fn taken() -> Error {
+    Error::Refused("something with that name is already there".into())
+}
+
+fn resize(file: &File, size: u64, path: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| Error::io("sizing", path, e);
+    disk::point(Op::Write).map_err(fail)?;
+    rustix::fs::ftruncate(file, size).map_err(|e| fail(e.into()))
+}
+
+/// A file without a name, or where that cannot be, with a temporary one.
+struct New<'p> {
+    parent: OwnedFd,
+    name: &'p [u8],
+    temp: Option<Vec<u8>>,
+    file: File,
+    full: std::path::PathBuf,
+}
+
+impl<'p> New<'p> {
+    fn begin(root: &Root, path: &'p RelPath) -> Result<Self> {
+        let (parent, name) = root.parent_of(path)?;
+        let full = root.full(path);
+        let fail = |e: std::io::Error| Error::io("creating", &full, e);
+        disk::point(Op::Write).map_err(fail)?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let (fd, temp) = match rustix::fs::openat(&parent, c".", flags | OFlags::TMPFILE, mode) {
+            Ok(fd) => (fd, None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let temp = temp_name().map_err(|e| fail(e.into()))?;
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let fd =
+                    rustix::fs::openat(&parent, temp.as_slice(), flags, mode).map_err(|e| fail(e.into()))?;
+                (fd, Some(temp))
+            }
+            Err(e) => return Err(fail(e.into())),
+        };
+        Ok(Self { parent, name, temp, file: File::from(fd), full })
+    }
+
+    /// Gives it mode, time and name.
+    fn appear(mut self, mode: u16, mtime: Time) -> Result<Stat> {
+        chmod(&self.file, u32::from(mode), &self.full)?;
+        set_mtime(&self.file, mtime, &self.full)?;
+        match self.link() {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(taken()),
+            other => other.map_err(|e| Error::io("naming", &self.full, e))?,
+        }
+        self.temp = None;
+        Stat::of(&self.file).map_err(|e| Error::io("inspecting", &self.full, e))
+    }
+
+    fn link(&self) -> std::io::Result<()> {
+        if let Some(temp) = &self.temp {
+            return disk::rename_new(&self.parent, temp, &self.parent, self.name);
+        }
+        disk::point(Op::Link)?;
+        match rustix::fs::linkat(&self.file, c"", &self.parent, self.name, AtFlags::EMPTY_PATH) {
+            // Older kernels want a privilege for that form.
+            Err(Errno::NOENT | Errno::PERM) => {
+                let from = proc_path(self.file.as_fd());
+                Ok(rustix::fs::linkat(CWD, from, &self.parent, self.name, AtFlags::SYMLINK_FOLLOW)?)
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+impl Drop for New<'_> {
+    fn drop(&mut self) {
+        if let Some(temp) = &self.temp {
+            // A leftover is recognised by its name.
+            let _ = disk::unlink(&self.parent, temp);
+        }
+    }
+}
+
+fn temp_name() -> rustix::io::Result<Vec<u8>> {
+    let mut random = [0u8; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    let mut name = TEMP_PREFIX.to_vec();
+    name.extend_from_slice(format!("{:016x}", u64::from_le_bytes(random)).as_bytes());
+    Ok(name)
+}

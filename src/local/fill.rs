@@ -1,0 +1,175 @@
+//! A stub gets its content back, in place.
+//!
+//! Promises that the file counts as half filled (mark and header both say so) until the last byte
+//! is in, that it ends as the whole content or as the stub it was, and that bytes written by
+//! somebody else are never written over: work stops before the kernel lets a waiting opener in.
+//! Syncs nothing. Does not know where the bytes come from; the caller has verified them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::inode::{Exclusive, Target, clear_mark, punch_tail};
+use super::inspect::{State, first_block, marked, read_stub};
+use super::lease::patience;
+use super::stat::Stat;
+use crate::base::error::{Error, Result};
+use crate::disk::{self, Op};
+use crate::format::stub::{HEADER_LEN, InodeMark, MarkState, looks_like_stub};
+
+/// A stub being filled. Dropping it unfinished makes it a stub again, as [`Filling::abandon`] does.
+pub struct Filling {
+    held: Exclusive,
+    /// The header as it is in the file, whatever name it mentions.
+    header: Vec<u8>,
+    mark: InodeMark,
+    /// The content's first block, kept back until everything else is in.
+    first: Mutex<Vec<u8>>,
+    written: AtomicU64,
+    begun: Instant,
+    /// Milliseconds after `begun` when the lease was last seen whole.
+    held_at: AtomicU64,
+    done: bool,
+}
+
+impl Filling {
+    /// Takes the file exclusively and checks that it is the stub of `target.head`.
+    pub fn begin(target: &Target) -> Result<Self> {
+        let mut held = Exclusive::open(target.root, target.path)?;
+        let begun = Instant::now();
+        let header = first_block(&held.file)?;
+        if marked(&held.file)?.is_some_and(|m| m.state == MarkState::Filling) {
+            return Err(Error::Refused("it is half filled by an interrupted ddr".into()));
+        }
+        if !looks_like_stub(&header) {
+            return Err(Error::Changed("it is no longer a stub".into()));
+        }
+        match read_stub(&held.file, &held.stat, &header, target.keys, target.head.folder)? {
+            State::Stub(head) if head.content == target.head.content && head.body == target.head.body => {}
+            State::Odd(why) => return Err(Error::Refused(why)),
+            _ => return Err(Error::Changed("it is now the stub of another content".into())),
+        }
+        let mark = InodeMark { mtime: held.stat.mtime, ..InodeMark::of(target.head, MarkState::Filling) };
+        match held.mark(&mark) {
+            // Without attributes the intent alone explains the file.
+            Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
+            _ => held.give_back()?,
+        }
+        Ok(Self {
+            held,
+            header,
+            mark,
+            first: Mutex::new(vec![0; HEADER_LEN]),
+            written: AtomicU64::new(0),
+            begun,
+            held_at: AtomicU64::new(0),
+            done: false,
+        })
+    }
+
+    /// Reserves room for these ranges (start, length), so that a full disk shows before the work;
+    /// not worth it, and not done, for a MiB or less.
+    pub fn reserve(&self, data: &[(u64, u64)]) -> Result<()> {
+        if data.iter().map(|(_, len)| len).sum::<u64>() <= 1 << 20 {
+            return Ok(());
+        }
+        let fail = |e: std::io::Error| Error::io("reserving room for", &self.held.path, e);
+        for (start, len) in data.iter().filter(|(_, len)| *len > 0) {
+            disk::point(Op::Write).map_err(fail)?;
+            match rustix::fs::fallocate(&self.held.file, FallocateFlags::KEEP_SIZE, *start, *len) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+                Err(e) => return Err(fail(e.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a part of the content; each byte once, in any order, from any thread.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.held.stat.size);
+        if end.is_none() {
+            return Err(Error::corrupt("content", "it is longer than its stub says"));
+        }
+        self.check_lease()?;
+        let early = (HEADER_LEN as u64).saturating_sub(offset).min(bytes.len() as u64) as usize;
+        let (front, rest) = bytes.split_at(early);
+        if !front.is_empty() {
+            let mut first = self.first.lock().unwrap_or_else(|e| e.into_inner());
+            first[offset as usize..offset as usize + early].copy_from_slice(front);
+        }
+        if !rest.is_empty() {
+            self.held.write(rest, offset + early as u64)?;
+        }
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Ends it: everything but these holes (start, length) has been written. On an error the file is
+    /// a stub again, or still marked as half filled.
+    pub fn finish(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
+        let hole_bytes: u64 = holes.iter().map(|(_, len)| len).sum();
+        let written = self.written.load(Ordering::Relaxed);
+        if written.checked_add(hole_bytes) != Some(self.held.stat.size) {
+            let why = format!("{written} bytes came instead of {}", self.held.stat.size - hole_bytes);
+            return Err(Error::corrupt("content", why));
+        }
+        self.check_lease()?;
+        let front = HEADER_LEN as u64;
+        if holes.iter().any(|(start, len)| *start == 0 && *len >= front) {
+            self.held.punch(0, front)?;
+        } else {
+            let first = self.first.lock().unwrap_or_else(|e| e.into_inner());
+            self.held.write(&first, 0)?;
+        }
+        // From here on the content is whole; going back would be the larger risk.
+        self.done = true;
+        let stat = self.held.settle(self.mark.mtime)?;
+        clear_mark(&self.held.file)?;
+        Stat::of(&self.held.file).map_err(|e| Error::io("inspecting", &self.held.path, e)).or(Ok(stat))
+    }
+
+    /// Makes it the stub again that it was.
+    pub fn abandon(mut self) -> Result<()> {
+        self.done = true;
+        self.back()
+    }
+
+    fn back(&mut self) -> Result<()> {
+        self.check_lease()?;
+        self.held.write(&self.header, 0)?;
+        punch_tail(&self.held.file, self.held.stat.size, &self.held.path)?;
+        self.held.settle(self.mark.mtime)?;
+        let mark = InodeMark { state: MarkState::Stub, ..self.mark };
+        match self.held.mark(&mark) {
+            Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails once an opener has waited so long that the kernel may soon let it in.
+    fn check_lease(&self) -> Result<()> {
+        let now = self.begun.elapsed().as_millis() as u64;
+        if self.held.lease.holds() {
+            self.held_at.fetch_max(now, Ordering::Relaxed);
+            return Ok(());
+        }
+        let waited = now.saturating_sub(self.held_at.load(Ordering::Relaxed));
+        if u128::from(waited) <= patience().as_millis() {
+            return Ok(());
+        }
+        Err(Error::Changed("another program opened it and could wait no longer".into()))
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if !self.done {
+            // Failing leaves the mark and the intent, which explain the file.
+            let _ = self.back();
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Recovery of one file that a pending intent names.
+//!
+//! Promises (I5) that a file is changed only if every byte of it is the content's own or zero, or
+//! belongs to a whole sector of the stub header; anything else is the user's writing and stays as it is. Does not know
+//! where the original bytes come from; they arrive verified.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::inode::{Exclusive, Target, chmod, clear_mark, marked, punch_tail, set_mtime};
+use super::inspect::{State, first_block, read_stub};
+use super::intent::Task;
+use super::read::{next_data, read_full_at};
+use super::root::{Access, Root};
+use super::stat::{FileType, Fingerprint, Stat};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::disk::{self, Op};
+use crate::format::key::Keys;
+use crate::format::stub::{InodeMark, MIN_STUB, MarkState, StubHead, looks_like_stub};
+
+/// What a file turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// All original bytes: a full file. Its mark is cleared and its time restored.
+    Intact,
+    /// A proper stub.
+    Stub,
+    /// Half-way, and every byte is explained: as long as it has this fingerprint it may be made a
+    /// stub again ([`restub`]) or filled ([`refill`]).
+    Explained(Fingerprint),
+    /// Anything else, and why: the user's writing, to be left alone.
+    Theirs(String),
+    /// Nothing is there.
+    Gone,
+}
+
+/// Yields the content's bytes from an offset on, as many as the buffer holds.
+pub type Original<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
+
+/// The unit in which a disk writes all or nothing.
+const SECTOR: usize = 512;
+const WINDOW: u64 = 1 << 20;
+
+/// Decides what a file is that an intent for `task` names.
+pub fn judge(
+    root: &Root,
+    task: Task,
+    path: &RelPath,
+    head: &StubHead,
+    keys: &Keys,
+    original: &mut Original,
+) -> Result<Verdict> {
+    match root.stat(path)? {
+        None => return Ok(Verdict::Gone),
+        Some(stat) if stat.kind != FileType::File => return theirs("it is no longer a regular file"),
+        Some(_) => {}
+    }
+    let file = root.open_file(path, Access::Read)?;
+    let full = root.full(path);
+    let fail = |e: io::Error| Error::io("inspecting", &full, e);
+    let stat = Stat::of(&file).map_err(fail)?;
+    let prefix = task == Task::Create && stat.size < head.size;
+    if stat.size != head.size && !prefix {
+        return theirs("its size was changed");
+    }
+    let block = first_block(&file)?;
+    let header = match read_header(&file, &stat, &block, keys, head)? {
+        Header::Stub if at_rest(&file, &stat, head)? => return Ok(Verdict::Stub),
+        Header::Stub => return Ok(Verdict::Explained(stat.fingerprint())),
+        Header::Whole => block,
+        Header::None => head.encode(keys, path.name()).to_vec(),
+    };
+    let found = Comparison { file: &file, size: stat.size, header: &header, path: &full }.run(original)?;
+    if Stat::of(&file).map_err(fail)?.fingerprint() != stat.fingerprint() {
+        return Err(Error::Changed("it is being written to".into()));
+    }
+    match found {
+        Found::Foreign(at) => theirs(&format!("bytes at {at} are neither the content's nor ddr's")),
+        Found::Whole if !prefix => tidy(&file, head, &full).map(|()| Verdict::Intact),
+        _ => Ok(Verdict::Explained(stat.fingerprint())),
+    }
+}
+
+fn theirs(why: &str) -> Result<Verdict> {
+    Ok(Verdict::Theirs(why.to_string()))
+}
+
+enum Header {
+    /// A proper stub of this content.
+    Stub,
+    /// The header is whole, but something lies behind it.
+    Whole,
+    /// None, or not whole.
+    None,
+}
+
+fn read_header(file: &File, stat: &Stat, block: &[u8], keys: &Keys, head: &StubHead) -> Result<Header> {
+    let ours = looks_like_stub(block)
+        && StubHead::decode(block, keys, head.folder).is_ok_and(|found| found.content == head.content);
+    if !ours {
+        return Ok(Header::None);
+    }
+    match read_stub(file, stat, block, keys, head.folder)? {
+        State::Stub(_) => Ok(Header::Stub),
+        _ => Ok(Header::Whole),
+    }
+}
+
+/// Whether a proper stub needs nothing more: not marked as filling, time as it should be.
+fn at_rest(file: &File, stat: &Stat, head: &StubHead) -> Result<bool> {
+    let mark = marked(file)?;
+    let mtime = mark.map_or(head.mtime, |m| m.mtime);
+    Ok(mark.is_none_or(|m| m.state == MarkState::Stub) && stat.mtime == mtime)
+}
+
+/// Time and mark of a full file. Without a mark its time was never touched, or restored already.
+fn tidy(file: &File, head: &StubHead, path: &Path) -> Result<()> {
+    match marked(file)? {
+        Some(mark) if mark.body == head.body.id => {
+            set_mtime(file, mark.mtime, path)?;
+            clear_mark(file)
+        }
+        _ => Ok(()),
+    }
+}
+
+enum Found {
+    /// Every byte is the content's.
+    Whole,
+    /// Something is missing; all that is there is explained.
+    Partly,
+    /// Foreign bytes at this offset.
+    Foreign(u64),
+}
+
+struct Comparison<'a> {
+    file: &'a File,
+    size: u64,
+    header: &'a [u8],
+    path: &'a Path,
+}
+
+impl Comparison<'_> {
+    fn run(&self, original: &mut Original) -> Result<Found> {
+        let mut whole = true;
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        while at < self.size {
+            let fail = |e| Error::io("reading", self.path, e);
+            let (start, end) =
+                next_data(self.file, at, self.size).map_err(fail)?.unwrap_or((self.size, self.size));
+            // A hole matters only as long as nothing else is known to be missing.
+            let from = if whole { at } else { start };
+            let to = if start > from { start } else { end }.min(from + WINDOW);
+            if from >= to {
+                break;
+            }
+            there.resize((to - from) as usize, 0);
+            original(from, &mut there)?;
+            if start > from {
+                whole &= is_zero(&there);
+            } else {
+                here.resize(there.len(), 0);
+                let len = read_full_at(self.file, &mut here, from).map_err(fail)?;
+                here[len..].fill(0);
+                match self.sectors(from, &here, &there) {
+                    Ok(same) => whole &= same,
+                    Err(at) => return Ok(Found::Foreign(at)),
+                }
+            }
+            at = to;
+        }
+        Ok(if whole { Found::Whole } else { Found::Partly })
+    }
+
+    /// Whether all are the original's; `Err` with the offset of the first unexplained one.
+    fn sectors(&self, from: u64, here: &[u8], there: &[u8]) -> Result<bool, u64> {
+        let mut same = true;
+        for (i, (now, then)) in here.chunks(SECTOR).zip(there.chunks(SECTOR)).enumerate() {
+            if now == then {
+                continue;
+            }
+            same = false;
+            let at = from + (i * SECTOR) as u64;
+            let header = usize::try_from(at).ok().and_then(|at| self.header.get(at..at + now.len()));
+            // Chunks end anywhere, so what was written in may begin or end inside a sector.
+            let explained = header == Some(now) || now.iter().zip(then).all(|(n, t)| n == t || *n == 0);
+            if !explained {
+                return Err(at);
+            }
+        }
+        Ok(same)
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| *b == 0)
+}
+
+/// Opens a file that [`judge`] explained, still as it was then.
+fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
+    let held = Exclusive::open(target.root, target.path)?;
+    if held.seen != *expect {
+        return Err(Error::Changed("it changed since it was looked at".into()));
+    }
+    if held.stat.size < target.head.size {
+        disk::point(Op::Write)
+            .and_then(|()| Ok(rustix::fs::ftruncate(&held.file, target.head.size)?))
+            .map_err(|e| Error::io("sizing", &held.path, e))?;
+    }
+    Ok(held)
+}
+
+/// Makes an explained file a proper stub.
+pub fn restub(target: &Target, expect: &Fingerprint) -> Result<Stat> {
+    if target.head.size < MIN_STUB {
+        return Err(Error::Refused("it is too small for a stub".into()));
+    }
+    let mut held = retake(target, expect)?;
+    let mtime = restored_mtime(&held, target.head)?;
+    let mark = InodeMark { mtime, ..InodeMark::of(target.head, MarkState::Stub) };
+    match held.mark(&mark) {
+        Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
+        _ => held.give_back()?,
+    }
+    held.write(&target.block(), 0)?;
+    punch_tail(&held.file, target.head.size, &held.path)?;
+    held.settle(mtime)
+}
+
+/// Makes an explained file of any size the full file.
+pub fn refill(target: &Target, expect: &Fingerprint, original: &mut Original) -> Result<Stat> {
+    let mut held = retake(target, expect)?;
+    let mtime = restored_mtime(&held, target.head)?;
+    let mut buf = Vec::new();
+    let mut at = 0;
+    while at < target.head.size {
+        buf.resize((target.head.size - at).min(WINDOW) as usize, 0);
+        original(at, &mut buf)?;
+        held.write(&buf, at)?;
+        at += buf.len() as u64;
+    }
+    held.settle(mtime)?;
+    clear_mark(&held.file)?;
+    Stat::of(&held.file).map_err(|e| Error::io("inspecting", &held.path, e))
+}
+
+fn restored_mtime(held: &Exclusive, head: &StubHead) -> Result<crate::base::units::Time> {
+    let mark = marked(&held.file)?.filter(|m| m.body == head.body.id);
+    Ok(mark.map_or(head.mtime, |m| m.mtime))
+}
+
+/// Takes back the write permission that a read-only file was lent when ddr was interrupted; any
+/// other difference from `mode` is the user's.
+pub fn restore_mode(root: &Root, path: &RelPath, mode: u16) -> Result<()> {
+    let Some(stat) = root.stat(path)?.filter(|s| s.kind == FileType::File) else { return Ok(()) };
+    if stat.mode == mode || stat.mode != mode | 0o200 {
+        return Ok(());
+    }
+    let file = root.open_file(path, Access::Read)?;
+    let full = root.full(path);
+    let raw = rustix::fs::fstat(&file).map_err(|e| Error::io("inspecting", &full, e))?;
+    chmod(&file, raw.st_mode & 0o7000 | u32::from(mode), &full)
+}

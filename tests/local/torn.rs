@@ -1,0 +1,137 @@
+//! Files as a power cut may leave them: each sector hole, original or header.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use ddr::base::error::Error;
+use ddr::format::stub::{InodeMark, MarkState, StubHead, XATTR};
+use ddr::local::inspect::{State, marked};
+use ddr::local::intent::{Intent, Item, Task, pending};
+use ddr::local::mend::{Verdict, judge, refill, restore_mode, restub};
+use rustix::fs::XattrFlags;
+
+use super::case::{Case, OLD, bytes, head_of, patiently, rel, scribble, set_time};
+use super::place::Place;
+
+/// Judges as recovery does.
+pub fn judged(case: &Case, task: Task, name: &str, head: &StubHead, content: &[u8]) -> Verdict {
+    let mut original = |at: u64, buf: &mut [u8]| {
+        buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
+        Ok(())
+    };
+    judge(&case.root, task, &rel(name), head, &case.keys, &mut original).expect("judged")
+}
+
+/// Writes sectors picked by random bits, over a hole.
+fn tear(case: &Case, name: &str, content: &[u8], header: &[u8], seed: u64) {
+    let path = case.file(name, b"");
+    let file = File::options().write(true).open(&path).expect("open");
+    file.set_len(content.len() as u64).expect("size");
+    let dice = bytes(content.len().div_ceil(512), seed);
+    for (i, part) in content.chunks(512).enumerate() {
+        let from_header = header.get(i * 512..i * 512 + part.len());
+        match (dice[i] % 3, from_header) {
+            (0, _) => {}
+            (1, Some(header)) => file.write_all_at(header, i as u64 * 512).expect("write"),
+            _ => file.write_all_at(part, i as u64 * 512).expect("write"),
+        }
+    }
+}
+
+pub fn torn_files_are_explained_or_left_alone(place: &Place) {
+    let case = Case::new(place.dir("torn"));
+    for seed in 0..20u64 {
+        let content = bytes(9_000 + seed as usize * 7_001, seed);
+        let name = format!("f{seed}");
+        let head = head_of(&content, OLD);
+        let header = head.encode(&case.keys, name.as_bytes());
+        tear(&case, &name, &content, &header, seed);
+        let Verdict::Explained(as_found) = judged(&case, Task::Stash, &name, &head, &content) else {
+            panic!("{seed}: not explained")
+        };
+        let path = rel(&name);
+        let target = case.target(&path, &head);
+        if seed % 2 == 0 {
+            patiently(|| restub(&target, &as_found)).expect("a stub again");
+            assert_eq!((case.inspect(&name), case.stat(&name).mtime), (State::Stub(head.clone()), OLD));
+            assert_eq!(judged(&case, Task::Stash, &name, &head, &content), Verdict::Stub);
+            case.fill(&name, &head, &content).expect("filled");
+        } else {
+            let mut original = |at: u64, buf: &mut [u8]| {
+                buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
+                Ok(())
+            };
+            patiently(|| refill(&target, &as_found, &mut original)).expect("filled");
+        }
+        assert!(std::fs::read(case.dir.join(&name)).expect("read") == content);
+        assert_eq!(judged(&case, Task::Fill, &name, &head, &content), Verdict::Intact);
+        // One foreign byte, and it is the user's.
+        tear(&case, &name, &content, &header, seed);
+        scribble(&case.dir.join(&name), b"\x01\x02", 6_000);
+        let before = std::fs::read(case.dir.join(&name)).expect("read");
+        assert!(matches!(judged(&case, Task::Stash, &name, &head, &content), Verdict::Theirs(_)), "{seed}");
+        assert!(
+            matches!(patiently(|| restub(&target, &as_found)), Err(Error::Changed(_))),
+            "judged something else"
+        );
+        assert!(std::fs::read(case.dir.join(&name)).expect("read") == before);
+    }
+    intact_and_prefixes(&case);
+    intents_come_back(&case);
+}
+
+fn intact_and_prefixes(case: &Case) {
+    let content = bytes(50_000, 50);
+    let head = head_of(&content, OLD);
+    let path = case.file("whole", &content);
+    set_time(&path, ddr::base::units::Time { secs: 99, nanos: 0 });
+    assert_eq!(judged(case, Task::Stash, "whole", &head, &content), Verdict::Intact);
+    assert_eq!(case.stat("whole").mtime.secs, 99, "without a mark the time is the user's");
+    let file = File::open(&path).expect("open");
+    let mark = InodeMark::of(&head, MarkState::Filling).encode();
+    rustix::fs::fsetxattr(&file, XATTR, &mark, XattrFlags::empty()).expect("marked");
+    assert_eq!(judged(case, Task::Fill, "whole", &head, &content), Verdict::Intact);
+    assert_eq!((case.stat("whole").mtime, marked(&file).expect("read")), (OLD, None));
+
+    assert_eq!(judged(case, Task::Fill, "absent", &head, &content), Verdict::Gone);
+    assert!(matches!(judged(case, Task::Fill, "whole", &head_of(b"", OLD), b""), Verdict::Theirs(_)));
+    case.file("part", &content[..20_000]);
+    assert!(matches!(judged(case, Task::Fill, "part", &head, &content), Verdict::Theirs(_)));
+    let Verdict::Explained(found) = judged(case, Task::Create, "part", &head, &content) else {
+        panic!("a prefix of a new file")
+    };
+    patiently(|| restub(&case.target(&rel("part"), &head), &found)).expect("a stub");
+    assert_eq!(case.inspect("part"), State::Stub(head));
+
+    use std::os::unix::fs::PermissionsExt;
+    let lent = case.file("lent", &content);
+    for (now, expected) in [(0o644, 0o444), (0o600, 0o600), (0o666, 0o666)] {
+        std::fs::set_permissions(&lent, std::fs::Permissions::from_mode(now)).expect("chmod");
+        restore_mode(&case.root, &rel("lent"), 0o444).expect("restored");
+        assert_eq!(case.stat("lent").mode, expected);
+    }
+}
+
+fn intents_come_back(case: &Case) {
+    let dir = case.dir.join("intents");
+    assert!(pending(&dir).expect("none").is_empty());
+    let items = |n: u64| -> Vec<Item> {
+        let name = |i: u64| rel(&format!("d\n/{i}"));
+        (0..n).map(|i| Item { path: name(i), head: head_of(&bytes(9, i), OLD), mode: 0o640 }).collect()
+    };
+    let first = Intent::begin(&dir, Task::Stash, &items(1000)).expect("begun");
+    let second = Intent::begin(&dir, Task::Create, &items(2)).expect("begun");
+    std::fs::write(dir.join("1-1.new"), b"never became visible").expect("write");
+    let found = pending(&dir).expect("read");
+    assert_eq!(found.len(), 2);
+    assert_eq!((found[0].1, &found[0].2), (Task::Stash, &items(1000)));
+    assert_eq!((found[1].1, &found[1].2), (Task::Create, &items(2)));
+    first.close().expect("closed");
+    drop(second);
+    let found = pending(&dir).expect("read");
+    assert_eq!(found.len(), 1);
+    scribble(&found[0].0, b"x", 20);
+    assert!(pending(&dir).expect_err("damaged").is_corruption());
+    Intent::resume(found[0].0.clone()).close().expect("closed");
+    assert!(pending(&dir).expect("none").is_empty());
+}
