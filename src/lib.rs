@@ -21,3 +21,6 @@ pub mod store;
 
 /// The working tree on this machine.
 pub mod local;
+
+/// What happened: logs, and the index over them.
+pub mod history;

@@ -1,0 +1,326 @@
+//! Writing, reading and copying the log objects of a bucket.
+//!
+//! Promises that every object it writes or copies is signed, whole and chained to the one before,
+//! and that nothing unverified enters a bucket. A sick origin is reported and the others go on (I8).
+//! Knows no database.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ed25519_dalek::SigningKey;
+
+use super::survey;
+pub use super::survey::{LogObject, object_name};
+use crate::base::error::{Error, Result};
+use crate::base::id::{FolderId, OriginId};
+use crate::format::key::origin_id;
+use crate::format::log::{self as format, Batch, BatchHead, MAX_ENTRIES, MAX_RAW, SOFT_RAW};
+use crate::model::entry::{Entry, Op};
+use crate::store::Bucket;
+
+/// Larger objects are refused unread: a batch at its limits, its head and signature.
+const MAX_OBJECT: u64 = (MAX_RAW + (128 << 10)) as u64;
+
+/// Who writes a log: a key, one incarnation of it, and a name for people.
+#[derive(Clone)]
+pub struct Identity {
+    /// ed25519 secret.
+    pub secret: [u8; 32],
+    /// Epoch: new whenever the last number used cannot be proven.
+    pub epoch: u64,
+    /// Name of the peer.
+    pub name: String,
+}
+
+impl Identity {
+    /// The public key.
+    pub fn public(&self) -> [u8; 32] {
+        SigningKey::from_bytes(&self.secret).verifying_key().to_bytes()
+    }
+
+    /// The id under which its entries are known. Costs an elliptic curve multiplication: not for
+    /// inner loops.
+    pub fn origin(&self) -> OriginId {
+        origin_id(&self.public(), self.epoch)
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({:?}, {})", self.name, self.origin().short())
+    }
+}
+
+/// Where an origin's log ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tail {
+    /// Number of the last entry; 0 before the first.
+    pub number: u64,
+    /// BLAKE3 of the last log object; zeros before the first.
+    pub hash: [u8; 32],
+    /// Highest hybrid clock value so far.
+    pub hlc: u64,
+}
+
+impl Tail {
+    /// The tail after this batch.
+    pub fn after(&self, batch: &Batch) -> Self {
+        let hlc = batch.entries.iter().map(|e| e.hlc).max().unwrap_or_default();
+        Self { number: batch.head.to(), hash: batch.hash, hlc: hlc.max(self.hlc) }
+    }
+}
+
+/// What [`append`] wrote.
+#[derive(Debug)]
+pub struct Appended {
+    /// The new end of the log.
+    pub tail: Tail,
+    /// Name and bytes of each object, so that they can be put to other stores as they are.
+    pub objects: Vec<(String, Vec<u8>)>,
+}
+
+/// What [`copy_missing`] did.
+#[derive(Debug, Default)]
+pub struct CopyStats {
+    /// Objects copied.
+    pub objects: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Objects that were not copied, by name, and why.
+    pub problems: Vec<(String, Error)>,
+}
+
+/// The log objects of every origin in a bucket, by position. Gaps and overlaps are for the reader
+/// to judge; names that are not a log object's are left out ([`survey_odd`] lists them).
+pub fn survey(bucket: &dyn Bucket) -> Result<BTreeMap<OriginId, Vec<LogObject>>> {
+    Ok(survey::survey(bucket)?.origins)
+}
+
+/// Names under `log/` that are not a log object's.
+pub fn survey_odd(bucket: &dyn Bucket) -> Result<Vec<(String, Error)>> {
+    let odd = survey::survey(bucket)?.odd;
+    Ok(odd.into_iter().map(|(name, _)| (name.clone(), survey::odd_name(&name))).collect())
+}
+
+/// Appends entries to the log in `bucket`, durably, as batches chained to `tail`.
+///
+/// After an error some of the batches may be in the bucket: [`super::History::catch_up`] finds
+/// them, and only then may be appended again. An object that is already there means that `tail`
+/// is stale, and is `Refused`.
+pub fn append(
+    bucket: &dyn Bucket,
+    folder: FolderId,
+    who: &Identity,
+    tail: &Tail,
+    message: Option<&str>,
+    entries: &[Entry],
+) -> Result<Appended> {
+    let origin = who.origin();
+    let mut done = Appended { tail: *tail, objects: Vec::new() };
+    for batch in batches(entries) {
+        let head = BatchHead {
+            requires: vec![],
+            folder,
+            key: who.public(),
+            epoch: who.epoch,
+            from: done.tail.number + 1,
+            count: 0,
+            prev: done.tail.hash,
+            raw_len: 0,
+            message: message.map(String::from),
+            name: who.name.clone(),
+        };
+        let (bytes, hash) = format::encode(head, batch, &who.secret)?;
+        let number = done.tail.number + batch.len() as u64;
+        let name = object_name(&origin, done.tail.number + 1, number);
+        bucket.put(&name, &[&bytes])?;
+        let hlc = batch.iter().map(|e| e.hlc).fold(done.tail.hlc, u64::max);
+        done.tail = Tail { number, hash, hlc };
+        done.objects.push((name, bytes));
+    }
+    Ok(done)
+}
+
+/// Cuts entries into batches that stay within the format's limits.
+fn batches(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        let mut raw = 0;
+        let fits = |e: &&Entry| {
+            raw += weight(e);
+            raw <= SOFT_RAW
+        };
+        // One entry always fits: the hard limit is far above the soft one.
+        let len = rest.iter().take(MAX_ENTRIES).take_while(fits).count().max(1);
+        let (batch, left) = rest.split_at_checked(len)?;
+        rest = left;
+        Some(batch)
+    })
+}
+
+/// Upper bound of an entry's encoded length.
+fn weight(entry: &Entry) -> usize {
+    let path = |p: &Option<_>| p.as_ref().map_or(0, |p: &crate::base::path::RelPath| p.as_bytes().len());
+    let target = match &entry.op {
+        Op::Put(version) => version.target.as_ref().map_or(0, Vec::len),
+        Op::Del => 0,
+    };
+    let paths = entry.path.as_bytes().len() + path(&entry.moved_from) + path(&entry.moved_to);
+    256 + paths + target + 48 * entry.seen.len()
+}
+
+/// Reads and verifies one object: its signature, and that it is what its name says.
+/// Returns its bytes too.
+pub fn load(
+    bucket: &dyn Bucket,
+    folder: FolderId,
+    origin: &OriginId,
+    object: &LogObject,
+) -> Result<(Batch, Vec<u8>)> {
+    let bad = |why: &str| Error::corrupt(&object.name, why);
+    if object.size > MAX_OBJECT {
+        return Err(bad("too large for a log object"));
+    }
+    let bytes = bucket.get(&object.name, 0..object.size)?;
+    if bytes.len() as u64 != object.size {
+        return Err(bad("shorter than listed"));
+    }
+    let batch = format::decode(&bytes).map_err(|e| match e {
+        Error::Corrupt { what, why } => bad(&format!("{what}: {why}")),
+        other => other,
+    })?;
+    if batch.head.folder != folder {
+        return Err(bad("belongs to another folder"));
+    }
+    if batch.head.origin() != *origin || (batch.head.from, batch.head.to()) != (object.from, object.to) {
+        return Err(bad("is not the batch its name says"));
+    }
+    // SQLite integers are signed; no honest clock gets near.
+    if batch.entries.iter().any(|e| e.hlc > i64::MAX as u64) {
+        return Err(bad("clock value out of range"));
+    }
+    Ok((batch, bytes))
+}
+
+/// Whether the bucket as a whole, and not one object of it, is in trouble.
+pub fn is_fatal(error: &Error) -> bool {
+    matches!(error, Error::Offline { .. } | Error::Interrupted | Error::NoSpace(_) | Error::Locked(_))
+}
+
+/// Copies the log objects that `to` lacks from `from`, each verified first, in the order of their
+/// entries and only as far as they follow without a gap.
+///
+/// What cannot be read or trusted in `from` is a problem of its origin; a failure to write to `to`
+/// is an error of the whole call.
+pub fn copy_missing(from: &dyn Bucket, to: &dyn Bucket, folder: FolderId) -> Result<CopyStats> {
+    let mut there = survey::survey(to)?.origins;
+    let here = survey::survey(from)?;
+    let mut stats = CopyStats::default();
+    for (origin, objects) in &here.origins {
+        let present = there.remove(origin).unwrap_or_default();
+        Copier { from, to, folder, origin, stats: &mut stats }.run(objects, &present)?;
+    }
+    stats.problems.extend(here.odd.iter().map(|(name, _)| (name.clone(), survey::odd_name(name))));
+    Ok(stats)
+}
+
+/// The same for one origin.
+pub fn copy_origin_missing(
+    from: &dyn Bucket,
+    to: &dyn Bucket,
+    folder: FolderId,
+    origin: &OriginId,
+) -> Result<CopyStats> {
+    let objects = survey(from)?.remove(origin).unwrap_or_default();
+    let present = survey(to)?.remove(origin).unwrap_or_default();
+    let mut stats = CopyStats::default();
+    Copier { from, to, folder, origin, stats: &mut stats }.run(&objects, &present)?;
+    Ok(stats)
+}
+
+struct Copier<'a> {
+    from: &'a dyn Bucket,
+    to: &'a dyn Bucket,
+    folder: FolderId,
+    origin: &'a OriginId,
+    stats: &'a mut CopyStats,
+}
+
+impl Copier<'_> {
+    fn run(&mut self, objects: &[LogObject], present: &[LogObject]) -> Result<()> {
+        let names: BTreeSet<&str> = present.iter().map(|o| o.name.as_str()).collect();
+        let mut missing: Vec<(bool, &LogObject)> =
+            objects.iter().filter(|o| !names.contains(o.name.as_str())).map(|o| (false, o)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // What is already there goes first: of two objects with one position it wins.
+        missing.extend(present.iter().map(|o| (true, o)));
+        missing.sort_by_key(|(is_there, o)| (o.from, !is_there, o.to));
+        let (mut number, mut hash, mut clean) = (0, None, true);
+        for (is_there, object) in missing {
+            if object.from > number + 1 {
+                if clean {
+                    self.problem(&object.name, gap(self.origin, number + 1, object.from - 1));
+                }
+                return Ok(());
+            }
+            let next = if object.from <= number {
+                Err(Error::corrupt(&object.name, "overlaps another batch of its origin: the history forked"))
+            } else if is_there {
+                Ok(None)
+            } else {
+                self.fetch(object, hash).map(Some)
+            };
+            match next {
+                Ok(None) => (number, hash) = (object.to, None),
+                Ok(Some((batch, bytes))) => {
+                    self.put(&object.name, &batch, &bytes)?;
+                    (number, hash) = (object.to, Some(batch.hash));
+                }
+                Err(e) if is_fatal(&e) => return Err(e),
+                Err(e) => {
+                    clean = false;
+                    self.problem(&object.name, e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and verifies one object; `prev` is the hash it must be chained to, where it is known.
+    fn fetch(&self, object: &LogObject, prev: Option<[u8; 32]>) -> Result<(Batch, Vec<u8>)> {
+        let (batch, bytes) = load(self.from, self.folder, self.origin, object)?;
+        let starts_wrong = batch.head.from == 1 && batch.head.prev != [0; 32];
+        if starts_wrong || prev.is_some_and(|prev| prev != batch.head.prev) {
+            return Err(unchained(&object.name));
+        }
+        Ok((batch, bytes))
+    }
+
+    fn put(&mut self, name: &str, batch: &Batch, bytes: &[u8]) -> Result<()> {
+        match self.to.put(name, &[bytes]) {
+            Ok(()) => {
+                self.stats.objects += 1;
+                self.stats.entries += batch.entries.len() as u64;
+                Ok(())
+            }
+            // Somebody else was faster, with the same object.
+            Err(Error::Refused(_)) if self.to.get(name, 0..bytes.len() as u64 + 1)? == bytes => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn problem(&mut self, name: &str, error: Error) {
+        self.stats.problems.push((name.to_string(), error));
+    }
+}
+
+/// Entries that should be there and are not.
+pub(super) fn gap(origin: &OriginId, from: u64, to: u64) -> Error {
+    Error::Missing(format!("history of {}: entries {from} to {to}", origin.short()))
+}
+
+/// A batch that does not follow the one before it.
+pub(super) fn unchained(name: &str) -> Error {
+    Error::corrupt(name, "does not continue the batch before it: the history forked")
+}

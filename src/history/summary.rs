@@ -1,0 +1,145 @@
+//! Questions about the history as a whole: knowledge, state hash, counts, gc roots.
+//!
+//! Promises that the state hash depends only on which entries were applied.
+
+use std::collections::BTreeSet;
+
+use super::db::History;
+use super::log::Tail;
+use super::origins;
+use super::row::columns;
+use super::sql::{self, db, int};
+use crate::base::error::Result;
+use crate::base::id::{ContentId, OriginId};
+use crate::base::path::RelPath;
+use crate::format::wire;
+use crate::model::entry::{Body, Dot, FileKind, Version};
+
+/// What a folder holds, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Paths that exist.
+    pub paths: u64,
+    /// Of those, regular files,
+    pub files: u64,
+    /// directories,
+    pub dirs: u64,
+    /// and symlinks.
+    pub symlinks: u64,
+    /// Sum of file sizes.
+    pub bytes: u64,
+    /// Entries retained.
+    pub entries: u64,
+}
+
+const ENTRIES: &str =
+    concat!("SELECT ", columns!(), " FROM entries e WHERE e.path >= ?1 AND e.path < ?2 ORDER BY e.path");
+const BY_CONTENT: &str =
+    concat!("SELECT ", columns!(), " FROM entries e WHERE e.content = ?1 ORDER BY e.path");
+
+impl History {
+    /// Where the applied entries of an origin end; zeros when it is unknown.
+    pub fn tail(&self, origin: &OriginId) -> Result<Tail> {
+        origins::tail(&self.conn, origin)
+    }
+
+    /// Per origin the highest entry applied, in origin order.
+    pub fn knowledge(&self) -> Result<Vec<Dot>> {
+        let known = origins::known(&self.conn)?;
+        Ok(known.into_iter().map(|(origin, tail)| Dot { origin, number: tail.number }).collect())
+    }
+
+    /// The highest clock value of any entry applied.
+    pub fn clock(&self) -> Result<u64> {
+        Ok(origins::known(&self.conn)?.iter().map(|(_, tail)| tail.hlc).max().unwrap_or_default())
+    }
+
+    /// BLAKE3 over knowledge, entries and heads: equal on all peers that applied the same entries,
+    /// in whatever order. The local table has no part in it.
+    pub fn state_hash(&self) -> Result<[u8; 32]> {
+        let mut hash = blake3::Hasher::new_derive_key("ddr 2026-11 history state");
+        let known = origins::known(&self.conn)?;
+        hash.update(&(known.len() as u64).to_le_bytes());
+        for (origin, tail) in known {
+            hash.update(&origin.0).update(&tail.number.to_le_bytes()).update(&tail.hash);
+        }
+        self.grouped(ENTRIES, &RelPath::root(), &mut |path, all| {
+            let heads = self.head_numbers(&path)?;
+            let mut all = all.into_iter().map(|s| Ok((self.dot(&s)?, s))).collect::<Result<Vec<_>>>()?;
+            all.sort_by_key(|(dot, _)| *dot);
+            for (dot, stored) in all {
+                let entry = wire::to_cbor(&stored.entry);
+                hash.update(&dot.origin.0).update(&dot.number.to_le_bytes());
+                hash.update(&(entry.len() as u64).to_le_bytes()).update(&entry);
+                hash.update(&[u8::from(heads.contains(&(stored.origin, stored.number)))]);
+            }
+            Ok(())
+        })?;
+        Ok(*hash.finalize().as_bytes())
+    }
+
+    /// Calls `sink` for every entry with this content, in path order: path, entry, version, and
+    /// whether it is a head. Reads the whole table.
+    pub fn by_content(
+        &self,
+        content: &ContentId,
+        sink: &mut dyn FnMut(RelPath, Dot, Version, bool) -> Result<()>,
+    ) -> Result<()> {
+        let mut statement = self.conn.prepare_cached(BY_CONTENT).map_err(db)?;
+        let mut rows = statement.query([&content.0]).map_err(db)?;
+        while let Some(row) = rows.next().map_err(db)? {
+            let stored = super::row::read(row)?;
+            let dot = self.dot(&stored)?;
+            let Some(version) = stored.entry.version() else { continue };
+            let is_head = self.head_numbers(&stored.entry.path)?.contains(&(stored.origin, stored.number));
+            sink(stored.entry.path.clone(), dot, version.clone(), is_head)?;
+        }
+        Ok(())
+    }
+
+    /// Calls `sink` with body and content size of every retained entry that has one: what gc must
+    /// keep. A body of several entries comes several times.
+    pub fn each_body(&self, sink: &mut dyn FnMut(Body, u64) -> Result<()>) -> Result<()> {
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT body_kind, body, size FROM entries WHERE body IS NOT NULL")
+            .map_err(db)?;
+        let mut rows = statement.query([]).map_err(db)?;
+        while let Some(row) = rows.next().map_err(db)? {
+            if let Some(body) = sql::body(row, 0)? {
+                sink(body, int(row, 2)? as u64)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Result<Counts> {
+        let entries: i64 =
+            self.conn.query_row("SELECT count(*) FROM entries", [], |r| r.get(0)).map_err(db)?;
+        let mut counts = Counts { entries: entries as u64, ..Counts::default() };
+        self.each_head(&RelPath::root(), &mut |_, head| {
+            counts.paths += 1;
+            match head.version.kind {
+                FileKind::File => counts.files += 1,
+                FileKind::Dir => counts.dirs += 1,
+                FileKind::Symlink => counts.symlinks += 1,
+            }
+            counts.bytes = counts.bytes.saturating_add(head.version.size);
+            Ok(())
+        })?;
+        Ok(counts)
+    }
+
+    /// Origin number and entry number of a path's heads.
+    fn head_numbers(&self, path: &RelPath) -> Result<BTreeSet<(i64, i64)>> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT origin, number FROM heads WHERE path = ?1").map_err(db)?;
+        let mut rows = statement.query([path.as_bytes()]).map_err(db)?;
+        let mut all = BTreeSet::new();
+        while let Some(row) = rows.next().map_err(db)? {
+            all.insert((int(row, 0)?, int(row, 1)?));
+        }
+        Ok(all)
+    }
+}
