@@ -24,3 +24,9 @@ pub mod local;
 
 /// What happened: logs, and the index over them.
 pub mod history;
+
+/// Verbs: one file per thing a user asks for.
+pub mod engine;
+
+/// Words on a terminal.
+pub mod cli;

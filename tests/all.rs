@@ -1,7 +1,12 @@
 //! Every integration test in one binary, so that it links once; `tests/tidy.rs` checks the list.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod faults;
 mod formats;
 mod history;
+mod kill;
 mod local;
+mod powercut;
 mod stores;
+mod support;
+mod tidy;

@@ -1,0 +1,152 @@
+//! Words on a terminal: arguments in, one engine call, its result printed.
+//!
+//! Promises the exit codes of docs/SEMANTICS.md, output on stdout and everything else on stderr.
+//! Knows no store and no file format.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::base::error::Result;
+
+pub mod checkout;
+pub mod clone;
+pub mod commit;
+pub mod completions;
+pub mod config;
+pub mod debug;
+pub mod du;
+pub mod find;
+pub mod fsck;
+pub mod gc;
+pub mod history;
+pub mod init;
+pub mod ls;
+pub mod output;
+pub mod progress;
+pub mod rebuild;
+pub mod remote;
+pub mod restore;
+pub mod run;
+pub mod session;
+pub mod stash;
+pub mod status;
+pub mod tour;
+pub mod whereis;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok, 1 failed, 2 usage, 3 some files had problems, 4 refused for safety,
+5 corruption found, 10 no folder here, 11 locked, 13 store or peer unreachable, 130 interrupted.
+Sizes are written 10MiB, durations 30d. An unknown `ddr foo` runs `ddr-foo` from PATH.";
+
+/// Keep every file's name, size and date where you work; keep its bytes where there is room.
+#[derive(Parser, Debug)]
+#[command(name = "ddr", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Global {
+    /// Run as if started in this directory
+    #[arg(short = 'C', long = "directory", global = true, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// One JSON object per line on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print only problems and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// When to use colour: auto, always, never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: clap::ColorChoice,
+    /// How long to wait for another ddr that works on the folder
+    #[arg(long, global = true, value_name = "DURATION", default_value = "5s")]
+    pub wait: String,
+}
+
+/// Commands, in the order in which a newcomer meets them.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Let ddr look after a directory
+    Init(init::InitArgs),
+    /// Make a folder from a store: the whole tree, as stubs
+    Clone(clone::CloneArgs),
+    /// Add, list, change or remove stores
+    #[command(subcommand)]
+    Remote(remote::RemoteCommand),
+    /// Place files on the stores and replace them by stubs
+    Stash(stash::StashArgs),
+    /// Bring the content of stubs back
+    Checkout(checkout::CheckoutArgs),
+    /// Record what changed and place it on a store
+    #[command(alias = "increment")]
+    Commit(commit::CommitArgs),
+    /// Show what changed, and how much is local
+    Status(status::StatusArgs),
+    /// List files with residency and copies
+    Ls(ls::LsArgs),
+    /// Local against logical size
+    Du(du::DuArgs),
+    /// Show which stores have a file's content
+    Whereis(whereis::WhereisArgs),
+    /// Show recorded versions
+    History(history::HistoryArgs),
+    /// Write an old version out again
+    Restore(restore::RestoreArgs),
+    /// Find files by content
+    Find(find::FindArgs),
+    /// Free what nothing refers to in the stores
+    Gc(gc::GcArgs),
+    /// Check the stores, and repair them
+    Fsck(fsck::FsckArgs),
+    /// Make every index anew from the objects
+    Rebuild(rebuild::RebuildArgs),
+    /// Read or change settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// See ddr at work in a temporary folder
+    Tour(tour::TourArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Facts for tests and bug reports
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
+    /// `ddr-foo` from PATH
+    #[command(external_subcommand)]
+    External(Vec<OsString>),
+}
+
+/// Runs one command.
+pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
+    match command {
+        Command::Init(args) => init::run(session, args),
+        Command::Clone(args) => clone::run(session, args),
+        Command::Remote(command) => remote::run(session, command),
+        Command::Stash(args) => stash::run(session, args),
+        Command::Checkout(args) => checkout::run(session, args),
+        Command::Commit(args) => commit::run(session, args),
+        Command::Status(args) => status::run(session, args),
+        Command::Ls(args) => ls::run(session, args),
+        Command::Du(args) => du::run(session, args),
+        Command::Whereis(args) => whereis::run(session, args),
+        Command::History(args) => history::run(session, args),
+        Command::Restore(args) => restore::run(session, args),
+        Command::Find(args) => find::run(session, args),
+        Command::Gc(args) => gc::run(session, args),
+        Command::Fsck(args) => fsck::run(session, args),
+        Command::Rebuild(args) => rebuild::run(session, args),
+        Command::Config(command) => config::run(session, command),
+        Command::Tour(args) => tour::run(session, args),
+        Command::Completions(args) => completions::run(session, args),
+        Command::Debug(command) => debug::run(session, command),
+        Command::External(args) => run::external(session, args),
+    }
+}

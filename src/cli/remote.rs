@@ -1,0 +1,128 @@
+//! `ddr remote`
+
+use serde_json::json;
+
+use super::output::{WARN, styled, table};
+use super::session::Session;
+use crate::base::error::{Error, Result};
+use crate::engine::config;
+use crate::engine::init::{AddRemote, add_remote};
+use crate::engine::remotes::Remotes;
+
+/// What to do with remotes.
+#[derive(clap::Subcommand, Debug)]
+pub enum RemoteCommand {
+    /// Add a store under a name
+    Add {
+        /// The name
+        name: String,
+        /// The directory: /mnt/disk2/docs or file:///mnt/disk2/docs
+        url: String,
+        /// Make the store there
+        #[arg(long)]
+        init: bool,
+        /// Accept a store on the folder's own disk: it protects against mistakes, not against losing the disk
+        #[arg(long)]
+        same_disk: bool,
+        /// What fails together with this store (default: its device)
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// List remotes, and whether they can be reached
+    List,
+    /// Change a remote's settings
+    Set {
+        /// The name
+        name: String,
+        /// Where it is now
+        #[arg(long)]
+        url: Option<String>,
+        /// Accept that it lies on the folder's own disk
+        #[arg(long)]
+        same_disk: bool,
+        /// What fails together with it
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// Forget a remote; the store itself stays as it is
+    Remove {
+        /// The name
+        name: String,
+        /// Even if stubs may depend on it
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Runs one of them.
+pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
+    match command {
+        RemoteCommand::Add { name, url, init, same_disk, domain } => {
+            let mut folder = session.write()?;
+            let add =
+                AddRemote { init: *init, same_disk: *same_disk, domain: domain.clone(), reading: false };
+            let url = super::clone::absolute(session, url);
+            add_remote(&mut folder, name, &url, &add)?;
+            session.out.json(&json!({ "type": "remote", "name": name, "url": url, "made": init }))?;
+            session.out.line(format!("added remote {name}: {url}"))?;
+            session.out.line("Next: ddr stash PATH places files there and frees their space here")
+        }
+        RemoteCommand::List => list(session),
+        RemoteCommand::Set { name, url, same_disk, domain } => {
+            let folder = session.write()?;
+            let file = folder.dir.join("config.toml");
+            known(&folder, name)?;
+            if let Some(url) = url {
+                let url = super::clone::absolute(session, url);
+                config::edit(&file, &format!("remote.{name}.url"), Some(&url))?;
+            }
+            if *same_disk {
+                config::edit(&file, &format!("remote.{name}.same_disk"), Some("true"))?;
+            }
+            if let Some(domain) = domain {
+                config::edit(&file, &format!("remote.{name}.domain"), Some(domain))?;
+            }
+            session.out.line(format!("changed remote {name}"))
+        }
+        RemoteCommand::Remove { name, force } => {
+            let folder = session.write()?;
+            known(&folder, name)?;
+            let stubs = folder.history.stub_count()?;
+            if stubs > 0 && !force {
+                return Err(Error::Refused(format!(
+                    "{stubs} files here are stubs and may need {name}; check them out first, or add --force"
+                )));
+            }
+            config::edit(&folder.dir.join("config.toml"), &format!("remote.{name}"), None)?;
+            session.out.line(format!("removed remote {name}; its store stays as it is"))
+        }
+    }
+}
+
+fn known(folder: &crate::engine::folder::Folder, name: &str) -> Result<()> {
+    match folder.config.remote.contains_key(name) {
+        true => Ok(()),
+        false => Err(Error::Missing(format!("a remote called {name}; see `ddr remote list`"))),
+    }
+}
+
+fn list(session: &Session) -> Result<()> {
+    let folder = session.read()?;
+    let remotes = Remotes::open(&folder)?;
+    let mut rows = Vec::new();
+    for (name, remote) in &folder.config.remote {
+        let offline = remotes.offline.iter().find(|(n, _)| n == name).map(|(_, e)| e.to_string());
+        let domain = remotes.online.iter().find(|r| r.name == *name).map(|r| r.domain.clone());
+        session.out.json(&json!({
+            "type": "remote", "name": name, "url": remote.url, "online": offline.is_none(), "domain": domain, "error": offline,
+        }))?;
+        let state = offline.map_or("online".to_string(), |_| styled(WARN, "offline"));
+        rows.push(vec![name.clone(), state, remote.url.clone()]);
+    }
+    if rows.is_empty() {
+        return session
+            .out
+            .line("no remotes yet; add one with: ddr remote add NAME /path/on/another/disk --init");
+    }
+    table(&rows, &[]).into_iter().try_for_each(|line| session.out.answer(line))
+}

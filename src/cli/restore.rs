@@ -1,0 +1,80 @@
+//! `ddr restore`
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::session::Session;
+use crate::base::error::{Error, Result};
+use crate::base::units::size;
+use crate::engine::restore::{RestoreOptions, restore};
+
+/// Arguments of `ddr restore`.
+#[derive(clap::Args, Debug)]
+pub struct RestoreArgs {
+    /// The file, with the number that `ddr history PATH` shows: PATH#3 (default: the newest there was)
+    pub path: OsString,
+    /// Write it there instead
+    #[arg(long, value_name = "DEST")]
+    pub to: Option<PathBuf>,
+    /// Replace what stands at the destination
+    #[arg(long)]
+    pub force: bool,
+    /// Only show what would be written
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Restores one version.
+pub fn run(session: &Session, args: &RestoreArgs) -> Result<()> {
+    let (path, number) = split(&args.path)?;
+    let mut folder = session.write()?;
+    let path = session.paths(&folder, &[path])?.remove(0);
+    let to = args.to.as_ref().map(|to| session.cwd.join(to));
+    let to = to.map(|to| if to.is_dir() { to.join(OsStr::from_bytes(path.name())) } else { to });
+    if to.is_none() && folder.tree.is_none() {
+        return Err(Error::Invalid("a bare peer has no files; say where to with --to DEST".into()));
+    }
+    let options = RestoreOptions { number, to, force: args.force, dry_run: args.dry_run };
+    let done = restore(&mut folder, &path, &options)?;
+    session.terminal.clear();
+    session.out.json(&json!({
+        "type": "restore", "path": path.to_string(), "n": done.number, "to": done.to.display().to_string(),
+        "size": done.version.size, "dry_run": args.dry_run,
+    }))?;
+    let verb = if args.dry_run { "would restore" } else { "restored" };
+    session.out.line(format!(
+        "{verb} {path}#{} ({}) to {}",
+        done.number,
+        size(done.version.size),
+        done.to.display()
+    ))
+}
+
+/// Splits `PATH#N`; a name that merely contains `#` stays whole.
+fn split(arg: &OsStr) -> Result<(PathBuf, Option<u64>)> {
+    let bytes = arg.as_bytes();
+    let at = bytes.iter().rposition(|b| *b == b'#');
+    let number = at.and_then(|at| std::str::from_utf8(&bytes[at + 1..]).ok()?.parse::<u64>().ok());
+    match (at, number) {
+        (_, Some(0)) => Err(Error::Invalid("versions are numbered from 1".into())),
+        (Some(at), Some(n)) => Ok((PathBuf::from(OsStr::from_bytes(&bytes[..at])), Some(n))),
+        _ => Ok((PathBuf::from(arg), None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_number_after_the_last_hash_is_a_version() {
+        let of = |s: &str| split(OsStr::new(s)).expect("valid");
+        assert_eq!(of("a#3"), (PathBuf::from("a"), Some(3)));
+        assert_eq!(of("a#b"), (PathBuf::from("a#b"), None));
+        assert_eq!(of("a#1#2"), (PathBuf::from("a#1"), Some(2)));
+        assert!(split(OsStr::new("a#0")).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! What every command needs: where it runs, how it prints, and the folder it works on.
+//!
+//! Promises that an interrupted earlier run is mended before a command that could be misled by it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Global;
+use super::output::Output;
+use super::progress::Terminal;
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::base::units;
+use crate::engine::folder::{Access, Context, Folder, locate};
+use crate::engine::mend;
+
+/// One run of the program.
+pub struct Session {
+    /// Working directory, as the user sees it.
+    pub cwd: PathBuf,
+    /// Prints results.
+    pub out: Output,
+    /// Shows progress, counts problems.
+    pub terminal: Arc<Terminal>,
+    context: Context,
+}
+
+impl Session {
+    /// Reads the environment.
+    pub fn new(global: &Global, cancel: Cancel) -> Result<Self> {
+        let cwd = std::env::current_dir().map_err(|e| Error::io("finding", "the working directory", e))?;
+        let cwd = match &global.directory {
+            Some(dir) => cwd.join(dir).canonicalize().map_err(|e| Error::io("entering", cwd.join(dir), e))?,
+            None => cwd,
+        };
+        let out = Output::new(global.json, global.quiet);
+        let terminal = Arc::new(Terminal::new(global.json, global.quiet));
+        let dirs = xdg::BaseDirectories::with_prefix("ddr");
+        let home = |dir: Option<PathBuf>, what: &str| {
+            dir.ok_or_else(|| {
+                Error::Invalid(format!("no {what} directory: set HOME or XDG_{}_HOME", what.to_uppercase()))
+            })
+        };
+        let context = Context {
+            cache_dir: home(dirs.get_cache_home(), "cache")?,
+            state_dir: home(dirs.get_state_home(), "state")?,
+            wait: units::parse_duration(&global.wait)?,
+            progress: terminal.clone(),
+            cancel,
+        };
+        Ok(Self { cwd, out, terminal, context })
+    }
+
+    /// Directories and watchers for the engine.
+    pub fn context(&self) -> Context {
+        self.context.clone()
+    }
+
+    /// The folder around the working directory, opened to change something.
+    pub fn write(&self) -> Result<Folder> {
+        self.open(&locate(&self.cwd)?, Access::Write)
+    }
+
+    /// The folder around the working directory, opened to look.
+    pub fn read(&self) -> Result<Folder> {
+        self.open(&locate(&self.cwd)?, Access::Read)
+    }
+
+    /// Opens a peer, after mending what an interrupted run left.
+    pub fn open(&self, dir: &Path, access: Access) -> Result<Folder> {
+        let mut folder = Folder::open(dir, access, self.context())?;
+        if !mend::is_needed(&folder)? {
+            return Ok(folder);
+        }
+        if access == Access::Write {
+            mend::mend(&mut folder)?;
+            return Ok(folder);
+        }
+        // A command that only looks mends, too, unless another process is at work right now.
+        let quick = Context { wait: std::time::Duration::ZERO, ..self.context() };
+        match Folder::open(dir, Access::Write, quick) {
+            Ok(mut writable) => {
+                mend::mend(&mut writable)?;
+                Folder::open(dir, Access::Read, self.context())
+            }
+            Err(_) => Ok(folder),
+        }
+    }
+
+    /// Command-line paths, relative to the root.
+    pub fn paths(&self, folder: &Folder, args: &[PathBuf]) -> Result<Vec<RelPath>> {
+        folder.rel_paths(&self.cwd, args)
+    }
+
+    /// An error if files had problems, for the exit code.
+    pub fn problems(&self) -> Result<()> {
+        match self.terminal.problem_count() {
+            0 => Ok(()),
+            n => Err(Error::Problems(units::count(n, "file"))),
+        }
+    }
+
+    /// Ends progress bars and flushes output.
+    pub fn finish(&self) {
+        self.terminal.clear();
+        self.out.flush();
+    }
+
+    /// Whether the reader of our output went away.
+    pub fn is_pipe_closed(&self, error: &Error) -> bool {
+        matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,143 @@
+//! `ddr status`
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::output::{BOLD, DIM, STUB, WARN, styled};
+use super::session::Session;
+use crate::base::error::Result;
+use crate::base::path::RelPath;
+use crate::base::units::{count, size};
+use crate::engine::folder::Folder;
+use crate::engine::remotes::Remotes;
+use crate::engine::survey::{Item, survey};
+use crate::local::stat::FileType;
+use crate::model::residency::Residency;
+
+/// Arguments of `ddr status`.
+#[derive(clap::Args, Debug)]
+pub struct StatusArgs {
+    /// Files and directories (default: the whole folder)
+    pub paths: Vec<PathBuf>,
+}
+
+/// Sums over the tree.
+#[derive(Default)]
+struct Sums {
+    files: u64,
+    stubs: u64,
+    logical: u64,
+    local: u64,
+    changed: u64,
+}
+
+impl Sums {
+    fn add(&mut self, item: &Item) {
+        self.changed += u64::from(item.change.is_visible());
+        let Some(stat) = item.stat.as_ref().filter(|s| s.kind == FileType::File) else { return };
+        self.files += 1;
+        self.logical += stat.size;
+        self.local += stat.blocks * 512;
+        self.stubs += u64::from(item.row.as_ref().is_some_and(|r| r.residency == Residency::Stub));
+    }
+}
+
+/// Changes first, then sums, then stores.
+pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
+    let folder = session.read()?;
+    if folder.tree.is_none() {
+        return bare(session, &folder);
+    }
+    let paths = match args.paths.is_empty() {
+        true => vec![RelPath::root()],
+        false => session.paths(&folder, &args.paths)?,
+    };
+    let mut sums = Sums::default();
+    survey(&folder, &paths, &mut |item| {
+        sums.add(&item);
+        if !item.change.is_visible() {
+            return Ok(());
+        }
+        let letter = item.change.letter();
+        session.out.json(
+            &json!({ "type": "change", "change": letter.to_string(), "path": item.path.to_string() }),
+        )?;
+        session.out.line(format!("{letter} {}", item.path))
+    })?;
+    if sums.changed == 0 {
+        session.out.line(styled(DIM, "nothing changed since the last commit"))?;
+    }
+    session.out.json(&json!({
+        "type": "status", "folder": folder.id.to_string(), "name": folder.name, "files": sums.files, "stubs": sums.stubs,
+        "logical_bytes": sums.logical, "local_bytes": sums.local, "changed": sums.changed,
+    }))?;
+    session.out.line(format!(
+        "{}: {}, {}; {} of {} local",
+        styled(BOLD, &folder.name),
+        count(sums.files, "file"),
+        styled(STUB, count(sums.stubs, "stub")),
+        size(sums.local),
+        size(sums.logical)
+    ))?;
+    trouble(session, &folder)?;
+    stores(session, &folder)
+}
+
+/// What the user should do something about.
+fn trouble(session: &Session, folder: &Folder) -> Result<()> {
+    let warn = |text: &str| session.out.line(styled(WARN, text));
+    if folder.history.meta("unsaved")?.is_some() {
+        warn("some versions are unsaved: no store was reachable; `ddr commit` places them when one is")?;
+    }
+    if folder.history.meta("materialising")?.is_some() {
+        warn("the clone was interrupted: run the same `ddr clone` again")?;
+    }
+    if !folder.waiting.is_empty() {
+        warn("an interrupted run is not mended yet: its store is not reachable")?;
+    }
+    Ok(())
+}
+
+fn stores(session: &Session, folder: &Folder) -> Result<()> {
+    let remotes = Remotes::open(folder)?;
+    for remote in &remotes.online {
+        let free = free_space(folder, &remote.name);
+        session
+            .out
+            .json(&json!({ "type": "store", "name": remote.name, "online": true, "free_bytes": free }))?;
+        let free = free.map_or(String::new(), |f| format!(", {} free", size(f)));
+        session.out.line(format!("store {}: online{free}", remote.name))?;
+    }
+    for (name, error) in &remotes.offline {
+        session
+            .out
+            .json(&json!({ "type": "store", "name": name, "online": false, "error": error.to_string() }))?;
+        session.out.line(format!("store {name}: {} ({error})", styled(WARN, "offline")))?;
+    }
+    if folder.config.remote.is_empty() {
+        session.out.line("no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init")?;
+    }
+    Ok(())
+}
+
+fn free_space(folder: &Folder, name: &str) -> Option<u64> {
+    let path = crate::engine::config::url_path(&folder.config.remote.get(name)?.url).ok()?;
+    let fs = rustix::fs::statvfs(&path).ok()?;
+    Some(fs.f_bavail * fs.f_frsize)
+}
+
+fn bare(session: &Session, folder: &Folder) -> Result<()> {
+    let counts = folder.history.counts()?;
+    session.out.json(&json!({
+        "type": "status", "folder": folder.id.to_string(), "name": folder.name, "bare": true, "paths": counts.paths,
+        "logical_bytes": counts.bytes, "entries": counts.entries,
+    }))?;
+    session.out.line(format!(
+        "{} (bare): {}, {}; {} recorded",
+        styled(BOLD, &folder.name),
+        count(counts.paths, "path"),
+        size(counts.bytes),
+        count(counts.entries, "change")
+    ))
+}

@@ -1,0 +1,250 @@
+//! Checking out: stubs get their content back, in place.
+//!
+//! Promises that a file is whole and verified before its mark goes, that size, times and mode stay,
+//! and that a user who wrote into a stub keeps what he wrote (I5). Order per batch: intent fsynced
+//! -> files filled under write leases -> file system synced -> intent closed.
+
+use std::sync::{Mutex, RwLock};
+
+use super::fetch::{Sink, Wanted, fetch};
+use super::folder::Folder;
+use super::remotes::Remotes;
+use super::spool::Spool;
+use super::survey::{Change, survey};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::base::progress::{Progress, report};
+use crate::format::key::Keys;
+use crate::format::stub::StubHead;
+use crate::history::LocalRow;
+use crate::local::fill::Filling;
+use crate::local::inode::Target;
+use crate::local::inspect::{State, inspect};
+use crate::local::intent::{Intent, Item, Task};
+use crate::local::root::{Access, Root};
+use crate::local::stat::{FileType, Stat};
+use crate::model::residency::Residency;
+
+/// Files per intent, and logical bytes after which a batch is closed early.
+const BATCH: usize = 1000;
+const BATCH_BYTES: u64 = 1 << 30;
+
+/// What checking out did.
+#[derive(Clone, Debug, Default)]
+pub struct CheckoutStats {
+    /// Files that got their content back.
+    pub filled: u64,
+    /// Bytes of them.
+    pub filled_bytes: u64,
+    /// Files that had problems.
+    pub problems: u64,
+}
+
+/// Fills every stub at and below `paths`.
+pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result<CheckoutStats> {
+    let mut stats = CheckoutStats::default();
+    let (stubs, bytes) = stubs(folder, paths)?;
+    if dry_run {
+        return Ok(CheckoutStats { filled: stubs.count, filled_bytes: bytes, problems: 0 });
+    }
+    if stubs.count == 0 {
+        return Ok(stats);
+    }
+    let remotes = Remotes::open_all(folder)?;
+    folder.context.progress.stage("checking out", bytes, true);
+    let mut batch = Batch::default();
+    for item in stubs.read()? {
+        folder.context.cancel.check()?;
+        let (_, path) = item?;
+        match look(folder, &path) {
+            Ok(Some((stat, head))) => batch.push(path, stat, head),
+            Ok(None) => {}
+            Err(e) => {
+                stats.problems += 1;
+                report(folder.context.progress.as_ref(), &path, e);
+            }
+        }
+        if batch.slots.len() >= BATCH || batch.bytes >= BATCH_BYTES {
+            fill(folder, &remotes, std::mem::take(&mut batch), &mut stats)?;
+        }
+    }
+    fill(folder, &remotes, batch, &mut stats)?;
+    Ok(stats)
+}
+
+/// Lists what may be a stub: recorded as one, or changed in a way that only its bytes can tell.
+fn stubs(folder: &Folder, paths: &[RelPath]) -> Result<(Spool, u64)> {
+    let mut list = Spool::new(&folder.temp_dir())?;
+    let mut bytes = 0;
+    survey(folder, paths, &mut |item| {
+        let Some(stat) = item.stat.filter(|s| s.kind == FileType::File) else { return Ok(()) };
+        let recorded = item.row.as_ref().is_some_and(|r| r.residency == Residency::Stub);
+        let sparse = stat.size > 4096 && stat.blocks * 512 <= 8192;
+        if recorded || (item.change != Change::Same && sparse) {
+            bytes += stat.size;
+            list.put(0, &item.path)?;
+        }
+        Ok(())
+    })?;
+    Ok((list, bytes))
+}
+
+/// The stub at a path; `None` if the file is not one.
+fn look(folder: &Folder, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
+    let file = folder.tree()?.open_file(path, Access::Read)?;
+    let stat = Stat::of(&file).map_err(|e| Error::io("reading", path.as_path(), e))?;
+    match inspect(&file, &stat, &folder.keys, folder.id)? {
+        State::Full => Ok(None),
+        State::Stub(head) => Ok(Some((stat, head))),
+        State::Odd(why) => Err(Error::Refused(why)),
+    }
+}
+
+/// One file being filled.
+struct Slot {
+    path: RelPath,
+    stat: Stat,
+    head: StubHead,
+    filling: RwLock<Option<Filling>>,
+    result: Mutex<Option<Result<Stat>>>,
+}
+
+#[derive(Default)]
+struct Batch {
+    slots: Vec<Slot>,
+    bytes: u64,
+}
+
+impl Batch {
+    fn push(&mut self, path: RelPath, stat: Stat, head: StubHead) {
+        self.bytes += stat.size;
+        self.slots.push(Slot { path, stat, head, filling: RwLock::new(None), result: Mutex::new(None) });
+    }
+}
+
+/// Writes pieces into stubs.
+struct Writer<'a> {
+    tree: &'a Root,
+    keys: &'a Keys,
+    progress: &'a dyn Progress,
+    slots: &'a [Slot],
+}
+
+impl Sink for Writer<'_> {
+    fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let slot = &self.slots[i];
+        self.begin(slot)?;
+        // Several threads write pieces of one file; the handle is only taken out at the end.
+        let filling = slot.filling.read().unwrap_or_else(|e| e.into_inner());
+        if let Some(filling) = filling.as_ref() {
+            filling.write_at(bytes, offset)?;
+            self.progress.advance(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()> {
+        let slot = &self.slots[i];
+        self.begin(slot)?;
+        if let Some(filling) = write(&slot.filling).take() {
+            let stat = filling.finish(holes)?;
+            *lock(&slot.result) = Some(Ok(stat));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, i: usize, error: Error) {
+        let slot = &self.slots[i];
+        let error = match write(&slot.filling).take().map(Filling::abandon) {
+            Some(Err(also)) => Error::Invalid(format!("{error}; and could not be made a stub again: {also}")),
+            _ => error,
+        };
+        *lock(&slot.result) = Some(Err(error));
+    }
+}
+
+impl Writer<'_> {
+    /// Opens the stub for filling at its first piece, so that few files are open at once.
+    fn begin(&self, slot: &Slot) -> Result<()> {
+        if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
+            return Ok(());
+        }
+        let mut filling = write(&slot.filling);
+        if filling.is_none() {
+            let target = Target { root: self.tree, path: &slot.path, keys: self.keys, head: &slot.head };
+            let begun = Filling::begin(&target)?;
+            begun.reserve(&[(0, slot.stat.size)])?;
+            *filling = Some(begun);
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A panic elsewhere already ends the run; the data is only a handle or a result.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(|e| e.into_inner())
+}
+
+fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut CheckoutStats) -> Result<()> {
+    let slots = batch.slots;
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let items: Vec<Item> = slots
+        .iter()
+        .map(|s| Item { path: s.path.clone(), head: s.head.clone(), mode: s.stat.mode })
+        .collect();
+    let intent = Intent::begin(&folder.intents(), Task::Fill, &items)?;
+    let list: Vec<Wanted> =
+        slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
+    let tree = folder.tree()?;
+    let writer =
+        Writer { tree, keys: &folder.keys, progress: folder.context.progress.as_ref(), slots: &slots };
+    let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
+    // Files begun but not finished (an interruption) become stubs again.
+    for (i, slot) in slots.iter().enumerate() {
+        if write(&slot.filling).is_some() {
+            writer.failed(i, Error::Interrupted);
+        }
+    }
+    crate::disk::sync_fs(tree, tree.path())?;
+    intent.close()?;
+    let mut rows = Vec::new();
+    for slot in slots {
+        match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            Some(Ok(stat)) => {
+                stats.filled += 1;
+                stats.filled_bytes += stat.size;
+                rows.extend(filled_row(folder, &slot.path, &slot.head, &stat)?);
+            }
+            None | Some(Err(Error::Interrupted)) => {}
+            Some(Err(e)) => {
+                stats.problems += 1;
+                report(folder.context.progress.as_ref(), &slot.path, e);
+            }
+        }
+    }
+    folder.history.put_local(&rows)?;
+    fetched
+}
+
+/// The row of a file that was just filled; `None` where the path was never recorded (a copied
+/// stub): the next commit records it.
+fn filled_row(folder: &Folder, path: &RelPath, head: &StubHead, stat: &Stat) -> Result<Option<LocalRow>> {
+    let Some(row) = folder.history.local(path)? else { return Ok(None) };
+    if row.content != Some(head.content) {
+        return Ok(None);
+    }
+    Ok(Some(LocalRow {
+        ctime: stat.ctime,
+        ino: stat.ino,
+        residency: Residency::Full,
+        // Every byte was verified and written under the write lease.
+        proven: row.mtime == stat.mtime,
+        ..row
+    }))
+}

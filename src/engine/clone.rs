@@ -1,0 +1,371 @@
+//! Cloning: from nothing but a store to the whole tree as stubs.
+//!
+//! Promises names, sizes, times, modes, links and history as recorded; that an interrupted clone is
+//! continued by the same command; and that nothing that exists is overwritten. What is not made yet
+//! has no local row, so that it can never be taken for deleted.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::commit::{self, local_row};
+use super::fetch::{Sink, Wanted, fetch};
+use super::folder::{Access, Context, Folder};
+use super::init::{AddRemote, NewPeer, add_remote, make_peer};
+use super::remotes::{Remotes, open_bucket};
+use super::{config, hold};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::base::progress::report;
+use crate::format::key::FolderKey;
+use crate::format::stub::{MIN_STUB, StubHead};
+use crate::history::{Head, LocalRow};
+use crate::local::create;
+use crate::local::inode::Target;
+use crate::local::intent::{Intent, Item, Task};
+use crate::local::root::Root;
+use crate::local::stat::{FileType, Stat};
+use crate::model::entry::{Body, FileKind, Version};
+use crate::model::residency::Residency;
+use crate::store::packs::Packs;
+
+const BATCH: usize = 1000;
+
+/// What cloning made.
+#[derive(Clone, Debug, Default)]
+pub struct CloneStats {
+    /// Directories, links and files made.
+    pub made: u64,
+    /// Of those, stubs.
+    pub stubs: u64,
+    /// Logical bytes of the stubs.
+    pub stub_bytes: u64,
+    /// Bytes written for files too small to be stubs.
+    pub written_bytes: u64,
+    /// Paths that had problems.
+    pub problems: u64,
+}
+
+/// Makes the peer directory in `dir` from the store at `url` (its remote will be called `name`),
+/// then the tree.
+pub fn clone(
+    url: &str,
+    dir: &Path,
+    name: &str,
+    same_disk: bool,
+    context: Context,
+) -> Result<(Folder, CloneStats)> {
+    let path = config::url_path(url)?;
+    let bucket = open_bucket(name, &path)?;
+    let head = Packs::head(&bucket)?;
+    let key = head.key.ok_or_else(|| Error::Refused("this store does not hold the folder's key".into()))?;
+    let peer = dir.join(".ddr");
+    if !peer.join("folder.toml").exists() {
+        check_empty(dir)?;
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
+        let own_name =
+            dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| head.name.clone());
+        make_peer(&NewPeer {
+            dir: peer.clone(),
+            name: &own_name,
+            bare: false,
+            folder: (head.folder, FolderKey(key)),
+        })?;
+    }
+    let peer = peer.canonicalize().map_err(|e| Error::io("resolving", dir, e))?;
+    let mut folder = Folder::open(&peer, Access::Write, context)?;
+    if folder.id != head.folder {
+        return Err(Error::Refused(format!(
+            "{} is a folder of its own; clone into an empty directory",
+            dir.display()
+        )));
+    }
+    if !folder.config.remote.contains_key(name) {
+        add_remote(&mut folder, name, url, &AddRemote { same_disk, reading: true, ..AddRemote::default() })?;
+    }
+    let stats = materialise(&mut folder)?;
+    Ok((folder, stats))
+}
+
+/// Only an empty directory, or one whose clone was cut short before its folder file was written.
+fn check_empty(dir: &Path) -> Result<()> {
+    if let Ok(outer) = super::folder::locate(dir) {
+        return Err(Error::Refused(format!(
+            "{} lies inside the ddr folder of {}",
+            dir.display(),
+            outer.display()
+        )));
+    }
+    match std::fs::read_dir(dir) {
+        Ok(entries) => {
+            match entries.flatten().any(|e| e.file_name() != ".ddr" && e.file_name() != "lost+found") {
+                true => {
+                    Err(Error::Refused(format!("{} is not empty; clone into a new directory", dir.display())))
+                }
+                false => Ok(()),
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("reading", dir, e)),
+    }
+}
+
+/// Makes everything that history has and the local table lacks.
+pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
+    let mut stats = CloneStats::default();
+    let remotes = Remotes::open_all(folder)?;
+    commit::sync_logs(folder, &remotes)?;
+    let counts = folder.history.counts()?;
+    folder.context.progress.stage("making the tree", counts.paths, false);
+    folder.history.set_meta("materialising", "1")?;
+    each_batch(folder, &mut |folder, batch| {
+        folder.context.cancel.check()?;
+        let advance = batch.len() as u64;
+        make_batch(folder, &remotes, batch, &mut stats)?;
+        folder.context.progress.advance(advance);
+        Ok(())
+    })?;
+    set_dir_times(folder)?;
+    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
+    folder.history.clear_meta("materialising")?;
+    Ok(stats)
+}
+
+/// Some heads in path order.
+type Page = Vec<(RelPath, Head)>;
+
+/// Heads in path order, in batches, so that memory stays flat and rows can be written between.
+fn each_batch(folder: &mut Folder, work: &mut dyn FnMut(&mut Folder, Page) -> Result<()>) -> Result<()> {
+    let mut after: Option<RelPath> = None;
+    loop {
+        let batch = folder.history.heads_after(after.as_ref(), BATCH)?;
+        let Some((last, _)) = batch.last() else { return Ok(()) };
+        after = Some(last.clone());
+        work(folder, batch)?;
+    }
+}
+
+/// One version to be made.
+struct Job {
+    path: RelPath,
+    head: Head,
+}
+
+fn make_batch(
+    folder: &mut Folder,
+    remotes: &Remotes,
+    batch: Vec<(RelPath, Head)>,
+    stats: &mut CloneStats,
+) -> Result<()> {
+    let min_size = folder.config.min_size()?.max(MIN_STUB);
+    let (mut rows, mut stubs, mut small) = (Vec::new(), Vec::new(), Vec::new());
+    for (path, head) in batch {
+        if folder.history.local(&path)?.is_some() {
+            continue;
+        }
+        match head.version.kind {
+            FileKind::File if head.version.size >= min_size => stubs.push(Job { path, head }),
+            FileKind::File => small.push(Job { path, head }),
+            _ => match make_plain(folder, &path, &head.version) {
+                Ok(stat) => rows.push(local_row(path, head.dot, &head.version, &stat, Residency::Full, true)),
+                Err(e) => tell(folder, stats, &path, e),
+            },
+        }
+    }
+    stats.made += rows.len() as u64;
+    let items: Vec<Item> = stubs.iter().filter_map(|j| item(folder, j)).collect();
+    hold::add(folder, remotes, &items.iter().map(|i| i.head.body).collect::<Vec<Body>>())?;
+    let intent = Intent::begin(&folder.intents(), Task::Create, &items)?;
+    make_stubs(folder, &stubs, &items, &mut rows, stats)?;
+    make_small(folder, remotes, &small, &mut rows, stats)?;
+    // Rows only after the files are durable: a row without a file would be a deletion.
+    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
+    intent.close()?;
+    folder.history.put_local(&rows)
+}
+
+fn tell(folder: &Folder, stats: &mut CloneStats, path: &RelPath, error: Error) {
+    stats.problems += 1;
+    report(folder.context.progress.as_ref(), path, error);
+}
+
+fn item(folder: &Folder, job: &Job) -> Option<Item> {
+    let v = &job.head.version;
+    let head =
+        StubHead { folder: folder.id, content: v.content?, body: v.body?, size: v.size, mtime: v.mtime };
+    Some(Item { path: job.path.clone(), head, mode: v.mode })
+}
+
+fn make_plain(folder: &Folder, path: &RelPath, version: &Version) -> Result<Stat> {
+    let tree = folder.tree()?;
+    match (&version.target, version.kind) {
+        (Some(target), FileKind::Symlink) => {
+            match create::create_symlink(tree, path, target, version.mtime) {
+                Err(_) if tree.read_link(path).is_ok_and(|t| t == *target) => stat_of(tree, path),
+                made => made,
+            }
+        }
+        _ => {
+            // Times and mode of directories come last: making files in them would change them.
+            create::create_dir(tree, path, version.mode | 0o700)?;
+            stat_of(tree, path)
+        }
+    }
+}
+
+fn stat_of(tree: &Root, path: &RelPath) -> Result<Stat> {
+    tree.stat(path)?.ok_or_else(|| Error::Missing(path.to_string()))
+}
+
+fn make_stubs(
+    folder: &Folder,
+    jobs: &[Job],
+    items: &[Item],
+    rows: &mut Vec<LocalRow>,
+    stats: &mut CloneStats,
+) -> Result<()> {
+    let tree = folder.tree()?;
+    for (job, item) in jobs.iter().zip(items) {
+        let target = Target { root: tree, path: &job.path, keys: &folder.keys, head: &item.head };
+        let made = match create::create_stub(&target, item.mode) {
+            Err(_) if same_there(folder, job) => stat_of(tree, &job.path),
+            made => made,
+        };
+        match made {
+            Ok(stat) => {
+                stats.made += 1;
+                stats.stubs += 1;
+                stats.stub_bytes += item.head.size;
+                rows.push(local_row(
+                    job.path.clone(),
+                    job.head.dot,
+                    &job.head.version,
+                    &stat,
+                    Residency::Stub,
+                    false,
+                ));
+            }
+            Err(e) => tell(folder, stats, &job.path, e),
+        }
+    }
+    Ok(())
+}
+
+/// Whether an interrupted clone made this stub already.
+fn same_there(folder: &Folder, job: &Job) -> bool {
+    use crate::local::inspect::{State, inspect};
+    let Ok(tree) = folder.tree() else { return false };
+    let Ok(file) = tree.open_file(&job.path, crate::local::root::Access::Read) else { return false };
+    let Ok(stat) = Stat::of(&file) else { return false };
+    matches!(inspect(&file, &stat, &folder.keys, folder.id), Ok(State::Stub(h)) if Some(h.content) == job.head.version.content)
+}
+
+/// Collects the pieces of small files and makes each when it is whole.
+struct Maker<'a> {
+    tree: &'a Root,
+    jobs: &'a [Job],
+    pieces: Vec<Mutex<Vec<u8>>>,
+    made: Vec<Mutex<Option<Result<Stat>>>>,
+}
+
+impl Sink for Maker<'_> {
+    fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut held = self.pieces[i].lock().unwrap_or_else(|e| e.into_inner());
+        let end = offset as usize + bytes.len();
+        if held.len() < end {
+            held.resize(end, 0);
+        }
+        held[offset as usize..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn whole(&self, i: usize, _: &[(u64, u64)]) -> Result<()> {
+        let job = &self.jobs[i];
+        let bytes = std::mem::take(&mut *self.pieces[i].lock().unwrap_or_else(|e| e.into_inner()));
+        let made = make_file(self.tree, &job.path, &job.head.version, &bytes);
+        *self.made[i].lock().unwrap_or_else(|e| e.into_inner()) = Some(made);
+        Ok(())
+    }
+
+    fn failed(&self, i: usize, error: Error) {
+        *self.made[i].lock().unwrap_or_else(|e| e.into_inner()) = Some(Err(error));
+    }
+}
+
+fn make_file(tree: &Root, path: &RelPath, version: &Version, bytes: &[u8]) -> Result<Stat> {
+    let made = create::create_file(
+        tree,
+        path,
+        &mut |out| if bytes.is_empty() { Ok(()) } else { out(bytes, 0) },
+        version.size,
+        version.mode,
+        version.mtime,
+    );
+    match made {
+        Err(e) if !is_same_file(tree, path, version, bytes) => Err(e),
+        Err(_) => stat_of(tree, path),
+        made => made,
+    }
+}
+
+/// Whether an interrupted clone, or the user, already has exactly these bytes there.
+fn is_same_file(tree: &Root, path: &RelPath, version: &Version, bytes: &[u8]) -> bool {
+    use std::io::Read;
+    let Ok(mut file) = tree.open_file(path, crate::local::root::Access::Read) else { return false };
+    let mut there = Vec::new();
+    let read = (&mut file).take(version.size + 1).read_to_end(&mut there).is_ok();
+    read && there == bytes
+        && Stat::of(&file).is_ok_and(|s| s.kind == FileType::File && s.mtime == version.mtime)
+}
+
+fn make_small(
+    folder: &Folder,
+    remotes: &Remotes,
+    jobs: &[Job],
+    rows: &mut Vec<LocalRow>,
+    stats: &mut CloneStats,
+) -> Result<()> {
+    let list: Vec<Wanted> =
+        jobs.iter().map(|j| Wanted { body: j.head.version.body, size: j.head.version.size }).collect();
+    let maker = Maker {
+        tree: folder.tree()?,
+        jobs,
+        pieces: jobs.iter().map(|_| Mutex::default()).collect(),
+        made: jobs.iter().map(|_| Mutex::default()).collect(),
+    };
+    fetch(remotes, &folder.keys, &folder.context.cancel, &list, &maker)?;
+    for (job, made) in jobs.iter().zip(maker.made) {
+        match made.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            Some(Ok(stat)) => {
+                stats.made += 1;
+                stats.written_bytes += stat.size;
+                rows.push(local_row(
+                    job.path.clone(),
+                    job.head.dot,
+                    &job.head.version,
+                    &stat,
+                    Residency::Full,
+                    true,
+                ));
+            }
+            Some(Err(e)) => tell(folder, stats, &job.path, e),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Directories get their recorded mode and time once nothing is made in them any more.
+fn set_dir_times(folder: &mut Folder) -> Result<()> {
+    each_batch(folder, &mut |folder, batch| {
+        let mut rows = Vec::new();
+        for (path, head) in batch {
+            if head.version.kind != FileKind::Dir {
+                continue;
+            }
+            let Some(row) = folder.history.local(&path)? else { continue };
+            create::set_dir_times(folder.tree()?, &path, head.version.mode, head.version.mtime)?;
+            rows.push(LocalRow { mtime: head.version.mtime, mode: head.version.mode, ..row });
+        }
+        folder.history.put_local(&rows)
+    })
+}

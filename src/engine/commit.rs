@@ -1,0 +1,527 @@
+//! Committing: what was found in the tree becomes signed entries, first in the own log, then in the
+//! index, then in every reachable store's log.
+//!
+//! Order (I6): contents durable on the targets -> numbers reserved outside the folder -> own log
+//! fsynced -> index -> stores' logs. A crash between two steps loses nothing: an entry exists only
+//! after its content, the index catches up from the log, and stores from the own log.
+
+use std::collections::HashMap;
+
+use super::folder::Folder;
+use super::instance::Instance;
+use super::place::{Found, Placed, Placer};
+use super::remotes::{OWN, Remote, Remotes};
+use super::spool::Spool;
+use super::survey::{Change, survey};
+use crate::base::error::{Error, Result};
+use crate::base::id::{ContentId, FolderId, OriginId};
+use crate::base::path::RelPath;
+use crate::base::progress::report;
+use crate::base::units::Time;
+use crate::history::log::{self, Identity};
+use crate::history::{Head, History, LocalRow};
+use crate::local::stat::Stat;
+use crate::model::entry::{Dot, Entry, FileKind, Op, Version, next_hlc};
+use crate::model::residency::Residency;
+use crate::model::version::winner;
+use crate::store::Store;
+use crate::store::dir::DirBucket;
+
+/// Files per batch at most, so that others can start before a first scan ends.
+const BATCH_FILES: usize = 8 * crate::format::log::MAX_ENTRIES;
+/// Bytes read per batch at most.
+const BATCH_BYTES: u64 = 256 << 20;
+/// Deleted contents remembered to recognise moves; beyond, a move is a deletion and a new file.
+const MAX_GONE: usize = 200_000;
+
+/// What a commit did.
+#[derive(Clone, Debug, Default)]
+pub struct CommitStats {
+    /// Paths recorded as new or changed.
+    pub recorded: u64,
+    /// Paths recorded as deleted.
+    pub deleted: u64,
+    /// Of the recorded ones, moved from elsewhere.
+    pub moved: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Files that had problems.
+    pub problems: u64,
+    /// Whether contents could not be placed because no store was reachable.
+    pub unsaved: bool,
+}
+
+/// A file that is recorded and durable on the targets.
+#[derive(Debug)]
+pub struct Settled {
+    /// Its row, as it is in the local table now.
+    pub row: LocalRow,
+    /// Its content.
+    pub placed: Placed,
+}
+
+/// Collects what was found and commits it in batches.
+pub struct Committer<'a> {
+    /// Index and local table.
+    pub history: &'a mut History,
+    /// Who signs.
+    pub identity: &'a Identity,
+    /// Guards numbers.
+    pub instance: &'a mut Instance,
+    /// The own log.
+    pub own: &'a DirBucket,
+    /// The folder.
+    pub folder: FolderId,
+    /// Stores that get contents and logs.
+    pub targets: &'a [Remote],
+    /// The user's words.
+    pub message: Option<&'a str>,
+    /// Contents of deleted paths, to recognise moves.
+    pub gone: HashMap<ContentId, RelPath>,
+    /// Nothing is recorded yet at all, so nothing needs to be looked up.
+    pub fresh: bool,
+    /// What was done so far.
+    pub stats: CommitStats,
+    moved_to: HashMap<RelPath, RelPath>,
+    pending: Vec<(RelPath, Found)>,
+    pending_bytes: u64,
+}
+
+impl<'a> Committer<'a> {
+    /// Starts with nothing pending.
+    pub fn new(
+        history: &'a mut History,
+        identity: &'a Identity,
+        instance: &'a mut Instance,
+        own: &'a DirBucket,
+        folder: FolderId,
+        targets: &'a [Remote],
+    ) -> Result<Self> {
+        let fresh = history.knowledge()?.is_empty();
+        Ok(Self {
+            history,
+            identity,
+            instance,
+            own,
+            folder,
+            targets,
+            message: None,
+            gone: HashMap::new(),
+            fresh,
+            stats: CommitStats::default(),
+            moved_to: HashMap::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+        })
+    }
+
+    /// Takes one finding; commits when a batch is full and returns what it settled.
+    pub fn push(&mut self, path: RelPath, found: Found) -> Result<Vec<Settled>> {
+        if let Found::File(placed) = &found {
+            self.pending_bytes += placed.proof.stat.size;
+            self.stats.read_bytes += placed.proof.stat.size;
+        }
+        self.pending.push((path, found));
+        if self.pending.len() >= BATCH_FILES || self.pending_bytes >= BATCH_BYTES {
+            return self.commit();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Commits everything pending.
+    pub fn commit(&mut self) -> Result<Vec<Settled>> {
+        for target in self.targets {
+            target.packs.flush()?;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        let mut batch = Batch::new(self.history, self.identity)?;
+        let (mut rows, mut settled) = (Vec::with_capacity(pending.len()), Vec::new());
+        for (path, found) in pending {
+            let (version, stat, residency, proven) = match &found {
+                Found::File(p) => {
+                    (file_version(p), &p.proof.stat, Residency::Full, p.proof.unstashable.is_none())
+                }
+                Found::Stub(stat, head) => (stub_version(stat, head), stat, Residency::Stub, false),
+                Found::Dir(stat) => (plain_version(stat, FileKind::Dir, None), stat, Residency::Full, true),
+                Found::Symlink(stat, target) => (
+                    plain_version(stat, FileKind::Symlink, Some(target.clone())),
+                    stat,
+                    Residency::Full,
+                    true,
+                ),
+                Found::Gone | Found::Problem(_) => continue,
+            };
+            let dot = self.record(&mut batch, &path, version.clone())?;
+            let row = local_row(path, dot, &version, stat, residency, proven);
+            if let Found::File(placed) = found {
+                settled.push(Settled { row: row.clone(), placed });
+            }
+            rows.push(row);
+        }
+        self.write(batch, &rows)?;
+        Ok(settled)
+    }
+
+    /// Records paths that are gone.
+    pub fn delete(&mut self, rows: &[LocalRow]) -> Result<()> {
+        let mut batch = Batch::new(self.history, self.identity)?;
+        for row in rows {
+            let seen = seen_by(row, &self.history.heads(&row.path)?);
+            batch.push(Entry {
+                hlc: 0,
+                path: row.path.clone(),
+                op: Op::Del,
+                seen,
+                base: row.content,
+                moved_from: None,
+                moved_to: self.moved_to.remove(&row.path),
+            });
+        }
+        self.stats.deleted += rows.len() as u64;
+        self.write(batch, &[])?;
+        self.history.drop_local(&rows.iter().map(|r| r.path.clone()).collect::<Vec<_>>())
+    }
+
+    /// Adds an entry unless the version is the recorded one; returns the dot it now has.
+    fn record(&mut self, batch: &mut Batch, path: &RelPath, version: Version) -> Result<Dot> {
+        let (row, heads) = match self.fresh {
+            true => (None, Vec::new()),
+            false => (self.history.local(path)?, self.history.heads(path)?),
+        };
+        let known = match &row {
+            Some(row) => Some((row.dot, row_version(row))),
+            None => winner(&heads, |h: &Head| (h.hlc, h.dot)).map(|h| (h.dot, h.version.clone())),
+        };
+        if let Some((dot, old)) = &known
+            && *old == version
+        {
+            return Ok(*dot);
+        }
+        let moved_from = match row {
+            None => version.content.and_then(|content| self.gone.remove(&content)),
+            Some(_) => None,
+        };
+        if let Some(from) = &moved_from {
+            self.moved_to.insert(from.clone(), path.clone());
+            self.stats.moved += 1;
+        }
+        let seen = match &row {
+            Some(row) => seen_by(row, &heads),
+            // A file without record was made on whatever this peer knows of the path.
+            None if self.fresh => Vec::new(),
+            None => self.history.seen(path)?,
+        };
+        self.stats.recorded += 1;
+        Ok(batch.push(Entry {
+            hlc: 0,
+            path: path.clone(),
+            op: Op::Put(version),
+            seen,
+            base: known.and_then(|(_, old)| old.content),
+            moved_from,
+            moved_to: None,
+        }))
+    }
+
+    /// Own log, index and rows, stores' logs: in this order.
+    fn write(&mut self, batch: Batch, rows: &[LocalRow]) -> Result<()> {
+        if batch.entries.is_empty() {
+            return self.history.put_local(rows);
+        }
+        self.instance.reserve(batch.tail.number + batch.entries.len() as u64)?;
+        let done =
+            log::append(self.own, self.folder, self.identity, &batch.tail, self.message, &batch.entries)?;
+        self.history.apply_commit(
+            self.identity,
+            self.message,
+            batch.tail.number + 1,
+            &batch.entries,
+            &done.tail,
+            rows,
+        )?;
+        for target in self.targets {
+            put_objects(target, &done.objects)?;
+            set_pushed(self.history, target, self.identity.origin(), done.tail.number)?;
+        }
+        Ok(())
+    }
+}
+
+/// Remembers how far a store's copy of an origin's log was known to reach: what is missing below
+/// that was lost, what is missing above has not arrived yet.
+fn set_pushed(history: &mut History, remote: &Remote, origin: OriginId, number: u64) -> Result<()> {
+    let key = pushed_key(remote, origin);
+    match history.meta(&key)? == Some(number.to_string()) {
+        true => Ok(()),
+        false => history.set_meta(&key, &number.to_string()),
+    }
+}
+
+fn pushed_key(remote: &Remote, origin: OriginId) -> String {
+    format!("pushed {} {origin}", remote.packs.id())
+}
+
+/// How far a store's copy of an origin's log is known to have reached.
+pub fn pushed(history: &History, remote: &Remote, origin: OriginId) -> Result<u64> {
+    Ok(history.meta(&pushed_key(remote, origin))?.and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+fn put_objects(target: &Remote, objects: &[(String, Vec<u8>)]) -> Result<()> {
+    for (name, bytes) in objects {
+        match target.packs.bucket().put(name, &[bytes]) {
+            // The own store is both log and target.
+            Ok(()) | Err(Error::Refused(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Entries being numbered and dated.
+struct Batch {
+    tail: log::Tail,
+    origin: OriginId,
+    hlc: u64,
+    now: Time,
+    entries: Vec<Entry>,
+}
+
+impl Batch {
+    fn new(history: &History, identity: &Identity) -> Result<Self> {
+        let origin = identity.origin();
+        let tail = history.tail(&origin)?;
+        Ok(Self { hlc: history.clock()?, tail, origin, now: Time::now(), entries: Vec::new() })
+    }
+
+    fn push(&mut self, mut entry: Entry) -> Dot {
+        self.hlc = next_hlc(self.hlc, self.now);
+        entry.hlc = self.hlc;
+        self.entries.push(entry);
+        Dot { origin: self.origin, number: self.tail.number + self.entries.len() as u64 }
+    }
+}
+
+/// What an edit of the recorded version had seen: that version and what it had seen.
+fn seen_by(row: &LocalRow, heads: &[Head]) -> Vec<Dot> {
+    let mut seen = heads.iter().find(|h| h.dot == row.dot).map(|h| h.seen.clone()).unwrap_or_default();
+    seen.add(row.dot);
+    seen.dots()
+}
+
+fn file_version(placed: &Placed) -> Version {
+    let stat = &placed.proof.stat;
+    Version {
+        kind: FileKind::File,
+        content: Some(placed.content),
+        body: placed.body,
+        size: stat.size,
+        mtime: stat.mtime,
+        mode: stat.mode,
+        target: None,
+    }
+}
+
+fn stub_version(stat: &Stat, head: &crate::format::stub::StubHead) -> Version {
+    Version {
+        kind: FileKind::File,
+        content: Some(head.content),
+        body: Some(head.body),
+        size: head.size,
+        mtime: stat.mtime,
+        mode: stat.mode,
+        target: None,
+    }
+}
+
+fn plain_version(stat: &Stat, kind: FileKind, target: Option<Vec<u8>>) -> Version {
+    Version { kind, content: None, body: None, size: 0, mtime: stat.mtime, mode: stat.mode, target }
+}
+
+/// The version a row stands for.
+pub fn row_version(row: &LocalRow) -> Version {
+    Version {
+        kind: row.kind,
+        content: row.content,
+        body: row.body,
+        size: row.size,
+        mtime: row.mtime,
+        mode: row.mode,
+        target: row.target.clone(),
+    }
+}
+
+/// The row of a path that has this version and this stat.
+pub fn local_row(
+    path: RelPath,
+    dot: Dot,
+    version: &Version,
+    stat: &Stat,
+    residency: Residency,
+    proven: bool,
+) -> LocalRow {
+    LocalRow {
+        path,
+        dot,
+        kind: version.kind,
+        size: version.size,
+        mtime: stat.mtime,
+        mode: stat.mode,
+        ctime: stat.ctime,
+        ino: stat.ino,
+        content: version.content,
+        body: version.body,
+        target: version.target.clone(),
+        residency,
+        proven,
+    }
+}
+
+/// What a commit is about to do, from one pass over the tree.
+pub struct Plan {
+    /// Changed paths, in path order, tagged with 1 where the user should see them counted.
+    pub changed: Spool,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+    /// Recorded paths that are gone.
+    pub deleted: Spool,
+    /// Contents of those.
+    pub gone: HashMap<ContentId, RelPath>,
+}
+
+/// Looks at the tree; `extra` may ask for an unchanged path to be read as well.
+pub fn plan(
+    folder: &Folder,
+    paths: &[RelPath],
+    extra: &mut dyn FnMut(&super::survey::Item) -> Result<bool>,
+) -> Result<Plan> {
+    let temp = folder.temp_dir();
+    let mut plan =
+        Plan { changed: Spool::new(&temp)?, bytes: 0, deleted: Spool::new(&temp)?, gone: HashMap::new() };
+    survey(folder, paths, &mut |item| {
+        if let (Change::Deleted, Some(row)) = (item.change, &item.row) {
+            if let Some(content) = row.content.filter(|_| plan.gone.len() < MAX_GONE) {
+                plan.gone.insert(content, item.path.clone());
+            }
+            return plan.deleted.put(0, &item.path);
+        }
+        let wanted = match item.change {
+            Change::Same => extra(&item)?,
+            _ => true,
+        };
+        if wanted {
+            plan.bytes += item.stat.as_ref().map_or(0, |s| s.size);
+            plan.changed.put(u8::from(item.change.is_visible()), &item.path)?;
+        }
+        Ok(())
+    })?;
+    Ok(plan)
+}
+
+/// Options of a commit.
+#[derive(Debug, Default)]
+pub struct CommitOptions {
+    /// The user's words.
+    pub message: Option<String>,
+}
+
+/// Records and places everything that changed at and below `paths`.
+pub fn commit(folder: &mut Folder, paths: &[RelPath], options: &CommitOptions) -> Result<CommitStats> {
+    let remotes = Remotes::targets(folder)?;
+    remotes.note_offline(folder);
+    sync_logs(folder, &remotes)?;
+    let unsaved = folder.history.meta("unsaved")?.is_some();
+    let targets = remotes.online.clone();
+    let plan = plan(folder, paths, &mut |item| {
+        // Contents recorded while no store was reachable are placed now.
+        let body = item.row.as_ref().and_then(|r| r.body).filter(|_| unsaved);
+        Ok(body.is_some() && lacks(&targets, body)?)
+    })?;
+    run(folder, plan, &targets, options.message.as_deref(), &mut |_, _| Ok(()))
+}
+
+/// Whether a target lacks the first record of a content.
+pub fn lacks(targets: &[Remote], body: Option<crate::model::entry::Body>) -> Result<bool> {
+    let Some(body) = body else { return Ok(false) };
+    for target in targets {
+        if !target.packs.has(&[body.id])?[0] {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Brings the folder's log and those of its reachable stores level, both ways.
+pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
+    for remote in remotes.online.iter().filter(|r| r.name != OWN) {
+        let bucket = remote.packs.bucket().clone();
+        folder.pull_logs(bucket.as_ref())?;
+        log::copy_missing(folder.own.as_ref(), bucket.as_ref(), folder.id)?;
+        for dot in folder.history.knowledge()? {
+            set_pushed(&mut folder.history, remote, dot.origin, dot.number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Carries a plan out. `settled` is called with every batch of durable, recorded files.
+pub fn run(
+    folder: &mut Folder,
+    plan: Plan,
+    targets: &[Remote],
+    message: Option<&str>,
+    settled: &mut dyn FnMut(&mut History, Vec<Settled>) -> Result<()>,
+) -> Result<CommitStats> {
+    let Plan { changed, bytes, deleted, gone } = plan;
+    let Folder { tree, keys, id, history, own, identity, instance, context, .. } = folder;
+    let missing = || Error::Unsupported("this needs a working tree opened for writing".into());
+    let (tree, instance) = (tree.as_ref().ok_or_else(missing)?, instance.as_mut().ok_or_else(missing)?);
+    context.progress.stage("placing", bytes, true);
+    let mut committer = Committer::new(history, identity, instance, own, *id, targets)?;
+    committer.message = message;
+    committer.gone = gone;
+    let placer = Placer {
+        tree,
+        keys,
+        folder: *id,
+        targets,
+        progress: context.progress.as_ref(),
+        cancel: &context.cancel,
+    };
+    let placed = placer.run(&mut changed.read()?, &mut |_, path, found| {
+        if let Found::Problem(error) = found {
+            committer.stats.problems += 1;
+            report(context.progress.as_ref(), &path, error);
+            return Ok(());
+        }
+        let done = committer.push(path, found)?;
+        settled(committer.history, done)
+    });
+    // What was read before an interruption is kept; a failed store keeps it from being durable.
+    if matches!(placed, Ok(()) | Err(Error::Interrupted)) {
+        let done = committer.commit()?;
+        settled(committer.history, done)?;
+    }
+    placed?;
+    delete_all(&mut committer, deleted)?;
+    let mut stats = committer.stats.clone();
+    stats.unsaved = targets.is_empty() && stats.recorded > 0;
+    match stats.unsaved {
+        true => history.set_meta("unsaved", "1")?,
+        false if !targets.is_empty() => history.clear_meta("unsaved")?,
+        false => {}
+    }
+    Ok(stats)
+}
+
+fn delete_all(committer: &mut Committer, deleted: Spool) -> Result<()> {
+    let mut rows = Vec::new();
+    for item in deleted.read()? {
+        rows.extend(committer.history.local(&item?.1)?);
+        if rows.len() >= BATCH_FILES {
+            committer.delete(&rows)?;
+            rows.clear();
+        }
+    }
+    if rows.is_empty() { Ok(()) } else { committer.delete(&rows) }
+}

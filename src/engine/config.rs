@@ -1,0 +1,210 @@
+//! `config.toml`: the user's settings for one folder, read whole and written key by key.
+//!
+//! Promises that hand-made comments and order survive `ddr config set` and `ddr remote add`, and
+//! that an unknown or ill-typed key is an error that names line and column.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::base::error::{Error, Result};
+use crate::base::units;
+use crate::disk;
+use crate::format::stub::MIN_STUB;
+
+/// Settings of one folder; every field has a default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[stash]`
+    pub stash: StashConfig,
+    /// `[scan]`
+    pub scan: ScanConfig,
+    /// `[gc]`
+    pub gc: GcConfig,
+    /// `[remote.NAME]`, in name order.
+    pub remote: BTreeMap<String, RemoteConfig>,
+}
+
+/// When and how files become stubs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StashConfig {
+    /// Smaller files are placed but stay (`16KiB`).
+    pub min_size: Option<String>,
+    /// Stores that must have a copy before local bytes are freed (default: all remotes).
+    pub copies: Option<usize>,
+    /// Copies not verified for so long are read back before they count (`30d`).
+    pub verify_every: Option<String>,
+}
+
+/// How the tree is walked.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScanConfig {
+    /// Also walk into other file systems mounted below the root.
+    pub cross_devices: bool,
+}
+
+/// Garbage collection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GcConfig {
+    /// How long a dead pack stays before it may be deleted (`7d`).
+    pub grace: Option<String>,
+}
+
+/// One remote.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteConfig {
+    /// Where it is: a directory.
+    pub url: String,
+    /// The user accepts that it lies on the folder's own disk.
+    #[serde(default)]
+    pub same_disk: bool,
+    /// Failure domain, where the device does not tell (two partitions of one disk, say).
+    #[serde(default)]
+    pub domain: Option<String>,
+}
+
+impl Config {
+    /// Reads the file; a missing one is all defaults.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(Error::io("reading", path, e)),
+        };
+        let config = Self::parse(&text).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+        Ok(config)
+    }
+
+    /// Reads settings from text and checks every value.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self =
+            toml::from_str(text).map_err(|e| Error::Invalid(e.to_string().trim_end().into()))?;
+        config.min_size()?;
+        config.verify_every()?;
+        config.grace()?;
+        if config.stash.copies == Some(0) {
+            return Err(Error::Invalid("stash.copies must be at least 1".into()));
+        }
+        config.remote.keys().try_for_each(|name| check_remote_name(name))?;
+        Ok(config)
+    }
+
+    /// Smallest size that is stashed, at least what a stub needs.
+    pub fn min_size(&self) -> Result<u64> {
+        let size = self.stash.min_size.as_deref().map_or(Ok(16 << 10), units::parse_size)?;
+        if size < MIN_STUB {
+            return Err(Error::Invalid(format!("stash.min_size must be at least {MIN_STUB} bytes")));
+        }
+        Ok(size)
+    }
+
+    /// Age after which a copy is read back before it counts.
+    pub fn verify_every(&self) -> Result<Duration> {
+        self.stash.verify_every.as_deref().map_or(Ok(Duration::from_secs(30 * 86_400)), units::parse_duration)
+    }
+
+    /// How long dead packs stay.
+    pub fn grace(&self) -> Result<Duration> {
+        self.gc.grace.as_deref().map_or(Ok(Duration::from_secs(7 * 86_400)), units::parse_duration)
+    }
+}
+
+/// Names of remotes are used in messages and keys: letters, digits, `-`, `_` and `.`.
+pub fn check_remote_name(name: &str) -> Result<()> {
+    let ok = !name.is_empty()
+        && !name.starts_with('-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if ok { Ok(()) } else { Err(Error::Invalid(format!("{name:?} is no name for a remote"))) }
+}
+
+/// The directory a remote's URL stands for.
+pub fn url_path(url: &str) -> Result<PathBuf> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return Ok(PathBuf::from(path));
+    }
+    if url.starts_with('/') {
+        return Ok(PathBuf::from(url));
+    }
+    Err(Error::Unsupported(format!(
+        "{url:?}: only directories (/path or file:///path) can be remotes so far"
+    )))
+}
+
+/// Edits one key of the file, keeping everything else as it stands; `None` removes it.
+pub fn edit(path: &Path, key: &str, value: Option<&str>) -> Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::io("reading", path, e)),
+    };
+    let mut doc: toml_edit::DocumentMut =
+        text.parse().map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+    let parts: Vec<&str> = key.split('.').collect();
+    let (last, tables) = parts.split_last().ok_or_else(|| Error::Invalid("empty key".into()))?;
+    let mut table = doc.as_table_mut();
+    for part in tables {
+        let item = table.entry(part).or_insert_with(|| {
+            let mut fresh = toml_edit::Table::new();
+            fresh.set_implicit(true);
+            toml_edit::Item::Table(fresh)
+        });
+        table = item.as_table_mut().ok_or_else(|| Error::Invalid(format!("{key}: {part} is not a table")))?;
+    }
+    match value {
+        Some(value) => table[last] = toml_edit::Item::Value(parse_value(value)),
+        None if table.remove(last).is_none() => return Err(Error::Missing(format!("config key {key}"))),
+        None => {}
+    }
+    let text = doc.to_string();
+    Config::parse(&text)?;
+    disk::replace_file(path, text.as_bytes(), 0o600)
+}
+
+/// A TOML value as typed on a command line: numbers and booleans as such, all else a string.
+fn parse_value(text: &str) -> toml_edit::Value {
+    match text.parse::<toml_edit::Value>() {
+        Ok(value) if value.is_bool() || value.is_integer() => value,
+        _ => toml_edit::Value::from(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors_with_a_place() {
+        let error = Config::parse("[stash]\nmin_sice = \"1MiB\"\n").expect_err("unknown key").to_string();
+        assert!(error.contains("line 2") && error.contains("min_sice"), "{error}");
+        assert!(Config::parse("[stash]\nmin_size = \"1KiB\"\n").is_err());
+        assert!(Config::parse("[stash]\ncopies = 0\n").is_err());
+    }
+
+    #[test]
+    fn editing_keeps_comments() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "# mine\n[stash]\ncopies = 1 # one\n").expect("write");
+        edit(&path, "remote.disk2.url", Some("/mnt/disk2")).expect("edit");
+        edit(&path, "stash.min_size", Some("1MiB")).expect("edit");
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert!(
+            text.contains("# mine") && text.contains("# one") && text.contains("[remote.disk2]"),
+            "{text}"
+        );
+        let config = Config::load(&path).expect("valid");
+        assert_eq!(
+            (config.min_size().expect("size"), config.remote["disk2"].url.as_str()),
+            (1 << 20, "/mnt/disk2")
+        );
+        assert!(edit(&path, "stash.min_size", Some("tiny")).is_err());
+        assert_eq!(Config::load(&path).expect("unchanged").min_size().expect("size"), 1 << 20);
+    }
+}

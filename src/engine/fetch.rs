@@ -1,0 +1,191 @@
+//! Fetching: contents come from stores as records, are verified, and handed on in pieces.
+//!
+//! Promises that every byte handed on was decoded and hashed to its id, that pieces of one content
+//! may come in any order and from several threads, and that memory is bounded by the queue.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::bounded;
+
+use super::remotes::Remotes;
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Result};
+use crate::base::id::RecordId;
+use crate::format::key::Keys;
+use crate::format::seal::{Opener, Sealed};
+use crate::model::entry::{Body, Kind};
+use crate::model::manifest::{Manifest, Run};
+
+/// A content somebody wants.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where its bytes are; `None` for an empty one.
+    pub body: Option<Body>,
+    /// Its size.
+    pub size: u64,
+}
+
+/// Receives the pieces of the contents wanted, by their place in the list.
+pub trait Sink: Sync {
+    /// Verified bytes at an offset of content `i`. An error gives the content up.
+    fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()>;
+    /// All pieces of content `i` were handed on; `holes` were not.
+    fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()>;
+    /// Content `i` cannot be had.
+    fn failed(&self, i: usize, error: Error);
+}
+
+/// Progress of one content.
+struct Part {
+    left: AtomicUsize,
+    holes: Vec<(u64, u64)>,
+    failed: std::sync::atomic::AtomicBool,
+}
+
+/// Places where a record's bytes belong: content and offset.
+type Uses = HashMap<RecordId, Vec<(usize, u64)>>;
+
+/// Fetches every content of the list.
+pub fn fetch(
+    remotes: &Remotes,
+    keys: &Keys,
+    cancel: &Cancel,
+    list: &[Wanted],
+    sink: &dyn Sink,
+) -> Result<()> {
+    let mut uses: Uses = HashMap::new();
+    // In the order of first use: the store sorts by place, this only fixes what is asked for when.
+    let mut order = Vec::new();
+    let mut opener = Opener::new(keys)?;
+    let mut parts = Vec::with_capacity(list.len());
+    for (i, wanted) in list.iter().enumerate() {
+        let runs = match layout(remotes, wanted, &mut opener) {
+            Ok(runs) => runs,
+            Err(e) => {
+                sink.failed(i, e);
+                parts.push(Arc::new(Part {
+                    left: AtomicUsize::new(usize::MAX),
+                    holes: vec![],
+                    failed: true.into(),
+                }));
+                continue;
+            }
+        };
+        let (mut at, mut count, mut holes) = (0u64, 0, Vec::new());
+        for run in &runs {
+            match run {
+                Run::Data { id, .. } => {
+                    let slot = uses.entry(*id).or_default();
+                    if slot.is_empty() {
+                        order.push(*id);
+                    }
+                    slot.push((i, at));
+                    count += 1;
+                }
+                Run::Hole { len } => holes.push((at, *len)),
+            }
+            at += run.len();
+        }
+        if count == 0 {
+            finish(sink, i, &holes);
+        }
+        parts.push(Arc::new(Part { left: AtomicUsize::new(count), holes, failed: false.into() }));
+    }
+    pump(remotes, keys, cancel, &order, &Work { uses, parts, sink })
+}
+
+fn finish(sink: &dyn Sink, i: usize, holes: &[(u64, u64)]) {
+    if let Err(e) = sink.whole(i, holes) {
+        sink.failed(i, e);
+    }
+}
+
+/// The runs of a content.
+fn layout(remotes: &Remotes, wanted: &Wanted, opener: &mut Opener) -> Result<Vec<Run>> {
+    Ok(match wanted.body {
+        None => vec![],
+        Some(Body { kind: Kind::Chunk, id }) => {
+            let len = u32::try_from(wanted.size)
+                .map_err(|_| Error::corrupt("stub", "one chunk larger than 4 GiB"))?;
+            vec![Run::Data { id, len }]
+        }
+        Some(body) => {
+            let Manifest { runs, .. } = remotes.manifest(body, wanted.size, opener)?;
+            runs
+        }
+    })
+}
+
+/// What the writing threads share.
+struct Work<'a> {
+    uses: Uses,
+    parts: Vec<Arc<Part>>,
+    sink: &'a dyn Sink,
+}
+
+impl Work<'_> {
+    /// Opens a record and hands its bytes to everyone who wants them.
+    fn deliver(&self, id: RecordId, opened: &Result<Arc<Vec<u8>>>) {
+        for (i, offset) in self.uses.get(&id).into_iter().flatten() {
+            let part = &self.parts[*i];
+            if part.failed.load(Ordering::Acquire) {
+                continue;
+            }
+            let done = match opened {
+                Ok(bytes) => self.sink.piece(*i, bytes, *offset),
+                Err(e) => Err(Error::corrupt(format!("record {}", id.short()), e.to_string())),
+            };
+            match done {
+                Ok(()) => {
+                    if part.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        finish(self.sink, *i, &part.holes);
+                    }
+                }
+                Err(e) => {
+                    if !part.failed.swap(true, Ordering::AcqRel) {
+                        self.sink.failed(*i, e);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads on this thread, opens and delivers on others.
+fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], work: &Work) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
+    let (tx, rx) = bounded::<(RecordId, Result<Sealed>)>(threads * 4);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let rx = rx.clone();
+                scope.spawn(move || -> Result<()> {
+                    let mut opener = Opener::new(keys)?;
+                    for (id, got) in rx.iter() {
+                        let opened = match got.and_then(|sealed| opener.open(&sealed)) {
+                            // A record damaged in one store may be whole in another.
+                            Err(_) if remotes.online.len() > 1 => remotes.read(id, &mut opener),
+                            opened => opened,
+                        };
+                        work.deliver(id, &opened);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        drop(rx);
+        let read = remotes.get(order, &mut |id, got| {
+            cancel.check()?;
+            tx.send((id, got)).map_err(|_| Error::Interrupted)
+        });
+        drop(tx);
+        let mut result = read;
+        for worker in workers {
+            let ended = worker.join().map_err(|_| Error::Invalid("a worker thread panicked".into()));
+            result = result.and(ended.and_then(|r| r));
+        }
+        result
+    })
+}

@@ -1,0 +1,293 @@
+//! An opened folder: its directory, keys, settings, history, and the lock on all of it.
+//!
+//! Promises that only one process writes at a time, that a folder whose directory is gone is never
+//! taken for an empty one, and that history is level with the folder's own log before any verb
+//! runs. Stores are opened by [`super::remotes`].
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use super::config::Config;
+use super::instance::{self, FolderFile, Instance, KeysFile};
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Result};
+use crate::base::id::{FolderId, OriginId};
+use crate::base::path::RelPath;
+use crate::base::progress::Progress;
+use crate::format::key::{FolderKey, Keys, origin_id};
+use crate::history::History;
+use crate::history::log::{self, Identity};
+use crate::local::root::Root;
+use crate::store::dir::DirBucket;
+
+/// Where ddr keeps what is not part of a folder, and who is told about the work.
+#[derive(Clone)]
+pub struct Context {
+    /// Indexes of stores; may be deleted at any time.
+    pub cache_dir: PathBuf,
+    /// Instance markers.
+    pub state_dir: PathBuf,
+    /// How long to wait for another process's lock.
+    pub wait: Duration,
+    /// Receives progress, notes and problems.
+    pub progress: Arc<dyn Progress>,
+    /// Set when the user wants to stop.
+    pub cancel: Cancel,
+}
+
+/// Whether a verb changes anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Looks only; takes no lock.
+    Read,
+    /// Takes the folder's lock.
+    Write,
+}
+
+/// One opened peer.
+pub struct Folder {
+    /// `.ddr`, or the bare peer's directory.
+    pub dir: PathBuf,
+    /// The working tree; `None` for a bare peer.
+    pub tree: Option<Arc<Root>>,
+    /// Folder id.
+    pub id: FolderId,
+    /// Name of this peer.
+    pub name: String,
+    /// The folder's secret, for making stores.
+    pub folder_key: FolderKey,
+    /// Keys derived from it.
+    pub keys: Keys,
+    /// The user's settings.
+    pub config: Config,
+    /// Index over the logs, and what the tree held when last looked at.
+    pub history: History,
+    /// This peer's own store directory: `log/` always, contents where there is no remote.
+    pub own: Arc<DirBucket>,
+    /// Directories and watchers.
+    pub context: Context,
+    /// Who signs; set when opened for writing.
+    pub identity: Identity,
+    /// Guards entry numbers; set when opened for writing.
+    pub instance: Option<Instance>,
+    /// Files that a crash left half done and that wait for a store: never committed meanwhile.
+    pub waiting: HashSet<RelPath>,
+    _lock: Option<File>,
+}
+
+impl Folder {
+    /// Opens the folder at or above `start`.
+    pub fn find(start: &Path, access: Access, context: Context) -> Result<Self> {
+        let dir = locate(start)?;
+        Self::open(&dir, access, context)
+    }
+
+    /// Opens a peer by its directory (`.ddr` or bare).
+    pub fn open(dir: &Path, access: Access, context: Context) -> Result<Self> {
+        let file: FolderFile = read_toml(&dir.join("folder.toml"))?;
+        if file.format > instance::FORMAT {
+            return Err(Error::Unsupported(format!(
+                "this folder has format {}, this ddr knows up to {}; use a newer ddr",
+                file.format,
+                instance::FORMAT
+            )));
+        }
+        let lock = match access {
+            Access::Write => Some(lock(dir, &context)?),
+            Access::Read => None,
+        };
+        let id = FolderId::from_hex(&file.folder)?;
+        let (folder_key, secret) = read_toml::<KeysFile>(&dir.join("keys"))?.secrets()?;
+        let config = Config::load(&dir.join("config.toml"))?;
+        let tree = match (file.bare, dir.parent()) {
+            (false, Some(parent)) => Some(Arc::new(open_root(parent, config.scan.cross_devices)?)),
+            _ => None,
+        };
+        let own = Arc::new(DirBucket::open(&dir.join("store"))?);
+        let history = History::open(&dir.join("history.db"))?;
+        let epoch = Instance::peek(dir).unwrap_or_default();
+        let mut folder = Self {
+            dir: dir.to_path_buf(),
+            tree,
+            id,
+            keys: Keys::new(&folder_key),
+            folder_key,
+            config,
+            history,
+            own,
+            identity: Identity { secret, epoch, name: file.name.clone() },
+            name: file.name,
+            context,
+            instance: None,
+            waiting: HashSet::new(),
+            _lock: lock,
+        };
+        folder.bring_up_to_date(access)?;
+        Ok(folder)
+    }
+
+    /// Applies what the own log has and the index lacks; claims the instance when writing.
+    fn bring_up_to_date(&mut self, access: Access) -> Result<()> {
+        let caught = self.history.catch_up(self.own.as_ref(), self.id)?;
+        if self.history.was_reset() && caught.entries > 0 {
+            self.context.progress.note("history.db was damaged or missing: rebuilt from the log");
+        }
+        for (origin, error) in &caught.problems {
+            self.context.progress.note(&format!("history of {} set aside: {error}", origin.short()));
+        }
+        if access == Access::Write {
+            let public = self.identity.public();
+            let tail = |epoch| self.history.tail(&origin_id(&public, epoch)).map(|t| t.number);
+            let (claimed, fresh) = Instance::claim(&self.dir, &self.context.state_dir, self.id, tail)?;
+            if fresh && self.identity.epoch != 0 {
+                self.context
+                    .progress
+                    .note("this copy of .ddr was moved, copied or restored: it continues under a new epoch");
+            }
+            self.identity.epoch = claimed.epoch;
+            self.instance = Some(claimed);
+        }
+        Ok(())
+    }
+
+    /// This peer's origin.
+    pub fn origin(&self) -> OriginId {
+        self.identity.origin()
+    }
+
+    /// The working tree, or an error that says why there is none.
+    pub fn tree(&self) -> Result<&Arc<Root>> {
+        self.tree.as_ref().ok_or_else(|| {
+            Error::Unsupported(
+                "this is a bare peer: it has history and a store, but no files to work on".into(),
+            )
+        })
+    }
+
+    /// Directory for temporary files on the folder's own file system.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// Directory of pending intents.
+    pub fn intents(&self) -> PathBuf {
+        self.dir.join("intents")
+    }
+
+    /// Turns command-line paths (relative to `cwd`) into paths below the root; none means `cwd`
+    /// itself. Sorted, without paths below others.
+    pub fn rel_paths(&self, cwd: &Path, args: &[PathBuf]) -> Result<Vec<RelPath>> {
+        let root = self.dir.parent().unwrap_or(&self.dir);
+        let here = [PathBuf::from(".")];
+        let args = if args.is_empty() { &here[..] } else { args };
+        let mut paths = args.iter().map(|arg| rel_path(root, cwd, arg)).collect::<Result<Vec<_>>>()?;
+        paths.sort();
+        paths.dedup_by(|b, a| b.is_under(a));
+        Ok(paths)
+    }
+
+    /// Reads history of other origins that `from` has and this peer lacks.
+    pub fn pull_logs(&mut self, from: &dyn crate::store::Bucket) -> Result<u64> {
+        let stats = log::copy_missing(from, self.own.as_ref(), self.id)?;
+        for (name, error) in &stats.problems {
+            self.context.progress.note(&format!("{name}: {error}"));
+        }
+        if stats.objects > 0 {
+            self.history.catch_up(self.own.as_ref(), self.id)?;
+        }
+        Ok(stats.objects)
+    }
+}
+
+/// The peer directory at or above `start`.
+pub fn locate(start: &Path) -> Result<PathBuf> {
+    for dir in start.ancestors() {
+        let inside = dir.join(".ddr");
+        if inside.join("folder.toml").is_file() {
+            return Ok(inside);
+        }
+        if dir.join("folder.toml").is_file() && dir.join("store").is_dir() && dir.join("keys").is_file() {
+            return Ok(dir.to_path_buf());
+        }
+    }
+    Err(Error::NoFolder(start.to_path_buf()))
+}
+
+/// Resolves `arg` lexically against `cwd` and makes it relative to `root`; symlinks in the last
+/// component are not followed, so that a link can be named.
+fn rel_path(root: &Path, cwd: &Path, arg: &Path) -> Result<RelPath> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut full = PathBuf::new();
+    for part in cwd.join(arg).components() {
+        match part {
+            std::path::Component::ParentDir => {
+                full.pop();
+            }
+            std::path::Component::CurDir => {}
+            part => full.push(part),
+        }
+    }
+    let outside = || Error::Invalid(format!("{} is outside of the folder {}", arg.display(), root.display()));
+    let rel = full.strip_prefix(root).map_err(|_| outside())?;
+    RelPath::new(rel.as_os_str().as_bytes())
+}
+
+/// Reads a TOML file of ours; a missing one is [`Error::Missing`].
+pub fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|mut f| f.read_to_string(&mut text))
+        .map_err(|e| Error::io("reading", path, e))?;
+    toml::from_str(&text).map_err(|e| Error::corrupt(path.display().to_string(), e.to_string()))
+}
+
+fn open_root(path: &Path, across: bool) -> Result<Root> {
+    if across { Root::open_across(path) } else { Root::open(path) }
+}
+
+/// Takes the folder's lock, waiting as long as the context allows.
+fn lock(dir: &Path, context: &Context) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = dir.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::io("opening", &path, e))?;
+    let start = Instant::now();
+    let mut told = false;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(Error::io("locking", &path, e)),
+        }
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        let holder =
+            if holder.trim().is_empty() { "another process".to_string() } else { holder.trim().to_string() };
+        if start.elapsed() >= context.wait {
+            return Err(Error::Locked(holder));
+        }
+        if !told && start.elapsed() > Duration::from_millis(500) {
+            context.progress.note(&format!("waiting for {holder}"));
+            told = true;
+        }
+        context.cancel.check()?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Only for messages; the lock itself is the kernel's.
+    let verb = std::env::args().nth(1).unwrap_or_default();
+    let text = format!("pid {}: ddr {verb}\n", std::process::id());
+    let _ = file.set_len(0);
+    let _ = std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0);
+    Ok(file)
+}

@@ -1,0 +1,204 @@
+//! Making folders, bare peers and stores.
+//!
+//! Promises that nothing that exists is overwritten, and that a folder is recognised as one
+//! (`folder.toml`, written last) only when everything else of it is there.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{self, Config};
+use super::folder::Folder;
+use super::instance::{FORMAT, FolderFile, KeysFile, random};
+use super::remotes::{OWN, device_at, open_bucket};
+use crate::base::error::{Error, Result};
+use crate::base::id::{FolderId, StoreId};
+use crate::disk;
+use crate::format::key::FolderKey;
+use crate::format::store::{FORMAT as STORE_FORMAT, StoreHead};
+use crate::store::dir::DirBucket;
+use crate::store::packs::Packs;
+
+/// What to make.
+pub struct NewPeer<'a> {
+    /// The peer's directory: `DIR/.ddr`, or `DIR` for a bare one.
+    pub dir: PathBuf,
+    /// Name of the peer.
+    pub name: &'a str,
+    /// Whether it has no tree.
+    pub bare: bool,
+    /// Folder id and key: new ones, or those of an existing folder.
+    pub folder: (FolderId, FolderKey),
+}
+
+/// Fresh id and key for a new folder.
+pub fn new_folder() -> Result<(FolderId, FolderKey)> {
+    Ok((FolderId(random()?), FolderKey(random()?)))
+}
+
+/// Makes a folder in `dir` (or a bare peer); `dir` is made if it is missing.
+pub fn init(dir: &Path, bare: bool, name: Option<&str>) -> Result<FolderId> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
+    let dir = dir.canonicalize().map_err(|e| Error::io("resolving", dir, e))?;
+    let peer_dir = if bare { dir.clone() } else { dir.join(".ddr") };
+    if peer_dir.join("folder.toml").exists() {
+        return Err(Error::Refused(format!("{} is a ddr folder already", dir.display())));
+    }
+    if let Ok(outer) = super::folder::locate(&dir) {
+        let outer = if outer.ends_with(".ddr") { outer.parent().unwrap_or(&outer) } else { &outer };
+        return Err(Error::Refused(format!(
+            "{} lies inside the ddr folder {}; a folder inside a folder would be kept twice",
+            dir.display(),
+            outer.display()
+        )));
+    }
+    if bare && std::fs::read_dir(&dir).map_err(|e| Error::io("reading", &dir, e))?.next().is_some() {
+        return Err(Error::Refused(format!("{} is not empty", dir.display())));
+    }
+    let folder = new_folder()?;
+    let id = folder.0;
+    let default_name =
+        dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "folder".into());
+    make_peer(&NewPeer { dir: peer_dir, name: name.unwrap_or(&default_name), bare, folder })?;
+    Ok(id)
+}
+
+/// Writes a peer's directory; `folder.toml` comes last.
+pub fn make_peer(new: &NewPeer) -> Result<()> {
+    let dir = &new.dir;
+    for sub in ["", "intents", "tmp"] {
+        let path = dir.join(sub);
+        make_private_dir(&path)?;
+    }
+    let store = dir.join("store");
+    let bucket = DirBucket::create(&store)?;
+    let head = StoreHead {
+        format: STORE_FORMAT,
+        requires: vec![],
+        folder: new.folder.0,
+        store: StoreId(random()?),
+        key: Some(new.folder.1.0),
+        name: new.name.into(),
+    };
+    // An interrupted earlier attempt may have left its store head; its key was never used.
+    if store.join("folder").exists() {
+        std::fs::remove_file(store.join("folder")).map_err(|e| Error::io("removing", &store, e))?;
+    }
+    Packs::init(&bucket, &head)?;
+    let keys = toml::to_string(&KeysFile::new(&new.folder.1, &random()?))
+        .map_err(|e| Error::Invalid(e.to_string()))?;
+    disk::replace_file(&dir.join("keys"), keys.as_bytes(), 0o600)?;
+    let file = FolderFile {
+        format: FORMAT,
+        folder: new.folder.0.to_string(),
+        name: new.name.into(),
+        bare: new.bare,
+    };
+    let text = toml::to_string(&file).map_err(|e| Error::Invalid(e.to_string()))?;
+    disk::replace_file(&dir.join("folder.toml"), text.as_bytes(), 0o600)
+}
+
+fn make_private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Error::io("creating", path, e))
+}
+
+/// How a remote is added.
+#[derive(Debug, Default)]
+pub struct AddRemote {
+    /// Make the store (a bare peer) there.
+    pub init: bool,
+    /// Accept the folder's own disk.
+    pub same_disk: bool,
+    /// Failure domain, where the device does not tell.
+    pub domain: Option<String>,
+    /// It is only read from so far (a clone): its disk does not matter yet.
+    pub reading: bool,
+}
+
+/// Adds a remote to the folder's settings, making its store where asked to.
+pub fn add_remote(folder: &mut Folder, name: &str, url: &str, add: &AddRemote) -> Result<()> {
+    config::check_remote_name(name)?;
+    if name == OWN || folder.config.remote.contains_key(name) {
+        return Err(Error::Refused(format!("there is a remote {name} already; see `ddr remote list`")));
+    }
+    let path = config::url_path(url)?;
+    check_place(folder, &path, add)?;
+    if add.init {
+        make_store(folder, &path)?;
+    }
+    let bucket = open_bucket(name, &path).map_err(|e| match e {
+        Error::Offline { why, .. } if !add.init => {
+            Error::Missing(format!("a store: {why}; to make one there, add --init: the store"))
+        }
+        e => e,
+    })?;
+    let head = Packs::head(&bucket)?;
+    if head.folder != folder.id {
+        return Err(Error::Refused(format!(
+            "{} is a store of another folder ({})",
+            path.display(),
+            head.name
+        )));
+    }
+    let file = folder.dir.join("config.toml");
+    config::edit(&file, &format!("remote.{name}.url"), Some(&path_text(&path)?))?;
+    if add.same_disk {
+        config::edit(&file, &format!("remote.{name}.same_disk"), Some("true"))?;
+    }
+    if let Some(domain) = &add.domain {
+        config::edit(&file, &format!("remote.{name}.domain"), Some(domain))?;
+    }
+    folder.config = Config::load(&file)?;
+    Ok(())
+}
+
+/// A store may not lie inside the tree or the tree inside it, nor silently on the same disk.
+fn check_place(folder: &Folder, path: &Path, add: &AddRemote) -> Result<()> {
+    let Some(tree) = &folder.tree else { return Ok(()) };
+    let root = tree.path();
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    if real.starts_with(root) {
+        return Err(Error::Refused(format!("{} lies inside the folder itself", path.display())));
+    }
+    if root.starts_with(&real) {
+        return Err(Error::Refused(format!("the folder lies inside {}", path.display())));
+    }
+    let accepted = add.same_disk || add.reading || add.domain.is_some();
+    if device_at(path)? == tree.device() && !accepted {
+        return Err(Error::Refused(format!(
+            "{} is on the same disk as the folder: it would be lost together with it; choose another disk, or add --same-disk",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+fn make_store(folder: &Folder, path: &Path) -> Result<()> {
+    if path.join("folder.toml").exists() || path.join("folder").exists() {
+        return Err(Error::Refused(format!(
+            "{} holds a store already; add it without --init",
+            path.display()
+        )));
+    }
+    if std::fs::read_dir(path)
+        .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != "lost+found")))
+    {
+        return Err(Error::Refused(format!("{} is not empty; name a new directory", path.display())));
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "store".into());
+    make_peer(&NewPeer {
+        dir: path.to_path_buf(),
+        name: &name,
+        bare: true,
+        folder: (folder.id, folder.folder_key.clone()),
+    })
+}
+
+fn path_text(path: &Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_string)
+        .ok_or_else(|| Error::Unsupported("a remote's path must be valid UTF-8".into()))
+}

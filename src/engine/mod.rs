@@ -1,0 +1,25 @@
+//! Verbs: each file is one thing a user asks for, with its options and what it did.
+//!
+//! Promises that a verb calls down, returns values and prints nothing; that its order of durable
+//! steps, argued in its header, survives a crash at any instruction.
+
+pub mod checkout;
+pub mod clone;
+pub mod commit;
+pub mod config;
+pub mod content;
+pub mod fetch;
+pub mod folder;
+pub mod fsck;
+pub mod gc;
+pub mod hold;
+pub mod init;
+pub mod instance;
+pub mod mend;
+pub mod place;
+pub mod rebuild;
+pub mod remotes;
+pub mod restore;
+pub mod spool;
+pub mod stash;
+pub mod survey;

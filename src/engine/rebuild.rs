@@ -1,0 +1,175 @@
+//! Rebuilding every SQLite file from the objects they index.
+//!
+//! Promises that afterwards the state hash is the same (I9): logs, packs, manifests and holds are
+//! the truth. What is set aside is kept until the new files are complete.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::commit::local_row;
+use super::folder::{Access, Context, Folder};
+use super::remotes::Remotes;
+use super::survey::survey;
+use crate::base::error::{Error, Result};
+use crate::base::id::OriginId;
+use crate::base::path::RelPath;
+use crate::history::{Head, History, LocalRow};
+use crate::local::inspect::{State, inspect};
+use crate::local::stat::{FileType, Stat};
+use crate::model::entry::FileKind;
+use crate::model::residency::Residency;
+use crate::model::version::winner;
+
+/// Rows written at once.
+const BATCH: usize = 4096;
+
+/// What was rebuilt.
+#[derive(Debug, Default)]
+pub struct RebuildStats {
+    /// Entries read from logs.
+    pub entries: u64,
+    /// Stores whose index was rebuilt.
+    pub stores: u64,
+    /// Paths of the tree recognised as recorded versions.
+    pub recognised: u64,
+    /// The state hash afterwards.
+    pub state: [u8; 32],
+}
+
+/// Rebuilds the peer in `dir`.
+pub fn rebuild(dir: &Path, context: Context) -> Result<(Folder, RebuildStats)> {
+    let aside = set_aside(dir, &context)?;
+    let mut folder = Folder::open(dir, Access::Write, context)?;
+    let remotes = Remotes::open_all(&folder)?;
+    super::commit::sync_logs(&mut folder, &remotes)?;
+    let mut stats = RebuildStats { stores: remotes.online.len() as u64, ..RebuildStats::default() };
+    stats.entries = folder.history.counts()?.entries;
+    if folder.tree.is_some() {
+        carry_over(&mut folder, &aside)?;
+        stats.recognised = recognise(&mut folder)?;
+    }
+    remove_db(&aside)?;
+    stats.state = folder.history.state_hash()?;
+    Ok((folder, stats))
+}
+
+/// Takes the old databases out of the way. The history's is kept until the new one is complete: what
+/// the tree held when last looked at is in no log, and tells a deletion from a file never made.
+fn set_aside(dir: &Path, context: &Context) -> Result<PathBuf> {
+    // Held while the files go, so that nobody else is using them.
+    let folder = Folder::open(dir, Access::Write, context.clone())?;
+    let remotes = Remotes::open_all(&folder)?;
+    let index = context.cache_dir.join("index");
+    let stores: Vec<_> = remotes.online.iter().map(|r| r.packs.id()).collect();
+    drop(remotes);
+    for store in stores {
+        remove_db(&index.join(format!("{store}.db")))?;
+    }
+    let (current, aside) = (dir.join("history.db"), dir.join("history.db.old"));
+    // An interrupted rebuild left the better one aside already.
+    let is_better = folder.history.local_cursor(&RelPath::root()).next()?.is_some() || !aside.exists();
+    drop(folder);
+    if is_better {
+        remove_db(&aside)?;
+        for suffix in ["", "-wal", "-shm"] {
+            let (from, to) = (with_suffix(&current, suffix), with_suffix(&aside, suffix));
+            match std::fs::rename(&from, &to) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("moving", from, e));
+                }
+                _ => {}
+            }
+        }
+    }
+    remove_db(&current)?;
+    Ok(aside)
+}
+
+/// Takes over what the old database knew of the tree, as far as it can be read and the new history
+/// knows the versions it names. Never `proven`.
+fn carry_over(folder: &mut Folder, aside: &Path) -> Result<()> {
+    let Ok(old) = History::open_read_only(aside) else { return Ok(()) };
+    let known: HashMap<OriginId, u64> =
+        folder.history.knowledge()?.into_iter().map(|d| (d.origin, d.number)).collect();
+    let mut cursor = old.local_cursor(&RelPath::root());
+    let mut rows = Vec::new();
+    while let Ok(Some(row)) = cursor.next() {
+        if known.get(&row.dot.origin).is_some_and(|n| *n >= row.dot.number) {
+            rows.push(LocalRow { proven: false, ..row });
+        }
+        if rows.len() >= BATCH {
+            folder.history.put_local(&std::mem::take(&mut rows))?;
+        }
+    }
+    folder.history.put_local(&rows)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Removes a database with its side files.
+fn remove_db(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let name = with_suffix(path, suffix);
+        match std::fs::remove_file(&name) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", name, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives rows back to paths that look like their recorded version. Never `proven`: their bytes are
+/// hashed again before anything is freed.
+fn recognise(folder: &mut Folder) -> Result<u64> {
+    folder.context.progress.stage("recognising files", 0, false);
+    let mut rows: Vec<LocalRow> = Vec::new();
+    let mut all = super::spool::Spool::new(&folder.temp_dir())?;
+    survey(folder, &[RelPath::root()], &mut |item| match item.row {
+        None => all.put(0, &item.path),
+        Some(_) => Ok(()),
+    })?;
+    let mut count = 0;
+    for item in all.read()? {
+        let (_, path) = item?;
+        rows.extend(match_head(folder, &path)?);
+        if rows.len() >= BATCH {
+            count += rows.len() as u64;
+            folder.history.put_local(&std::mem::take(&mut rows))?;
+        }
+    }
+    folder.history.put_local(&rows)?;
+    Ok(count + rows.len() as u64)
+}
+
+fn match_head(folder: &Folder, path: &RelPath) -> Result<Option<LocalRow>> {
+    let tree = folder.tree()?;
+    let Some(stat) = tree.stat(path)? else { return Ok(None) };
+    let heads = folder.history.heads(path)?;
+    let Some(head) = winner(&heads, |h: &Head| (h.hlc, h.dot)) else { return Ok(None) };
+    let v = &head.version;
+    let same = match (stat.kind, v.kind) {
+        (FileType::Dir, FileKind::Dir) => true,
+        (FileType::Symlink, FileKind::Symlink) => v.target.as_deref() == Some(&tree.read_link(path)?),
+        (FileType::File, FileKind::File) => {
+            stat.size == v.size && stat.mtime == v.mtime && stat.mode == v.mode
+        }
+        _ => false,
+    };
+    if !same {
+        return Ok(None);
+    }
+    let residency = if is_stub(folder, path, &stat)? { Residency::Stub } else { Residency::Full };
+    Ok(Some(local_row(path.clone(), head.dot, v, &stat, residency, false)))
+}
+
+fn is_stub(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<bool> {
+    if stat.kind != FileType::File || stat.size < crate::format::stub::MIN_STUB {
+        return Ok(false);
+    }
+    let file = folder.tree()?.open_file(path, crate::local::root::Access::Read)?;
+    Ok(matches!(inspect(&file, stat, &folder.keys, folder.id)?, State::Stub(_)))
+}

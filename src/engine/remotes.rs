@@ -1,0 +1,217 @@
+//! The stores a folder places contents on, opened and checked.
+//!
+//! Promises that a store that is not there is `Offline`, never empty; that a store of another
+//! folder or a newer format is refused; and that the folder's own disk counts as a failure domain
+//! only where the user said so.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::{self, RemoteConfig};
+use super::folder::Folder;
+use crate::base::error::{Error, Result};
+use crate::base::id::RecordId;
+use crate::format::seal::{Opener, Sealed};
+use crate::model::entry::{Body, Kind};
+use crate::model::manifest::Manifest;
+use crate::store::Store;
+use crate::store::dir::DirBucket;
+use crate::store::packs::Packs;
+
+/// What the folder's own store is called.
+pub const OWN: &str = "own";
+
+/// One reachable store.
+#[derive(Clone)]
+pub struct Remote {
+    /// Name in `config.toml`; `own` for the folder's own store.
+    pub name: String,
+    /// What fails together with it.
+    pub domain: String,
+    /// Whether a copy there lets local bytes go: it lies on another disk, or the user accepts that
+    /// it does not.
+    pub counts: bool,
+    /// The store.
+    pub packs: Arc<Packs>,
+}
+
+/// Stores of a folder: those that answered, and why the others did not.
+pub struct Remotes {
+    /// Reachable, in the order of their names.
+    pub online: Vec<Remote>,
+    /// Configured but not reachable.
+    pub offline: Vec<(String, Error)>,
+}
+
+impl Remotes {
+    /// Opens every configured remote. Only unreachable ones are tolerated; a store of another
+    /// folder or of a newer format is an error.
+    pub fn open(folder: &Folder) -> Result<Self> {
+        let (mut online, mut offline) = (Vec::new(), Vec::new());
+        for (name, remote) in &folder.config.remote {
+            match open_remote(folder, name, remote) {
+                Ok(remote) => online.push(remote),
+                Err(e @ Error::Offline { .. }) => offline.push((name.clone(), e)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Self { online, offline })
+    }
+
+    /// Opens every remote, and the folder's own store where it keeps contents.
+    pub fn open_all(folder: &Folder) -> Result<Self> {
+        let mut all = Self::open(folder)?;
+        if folder.tree.is_none() || all.online.is_empty() || has_contents(folder)? {
+            all.online.push(open_own(folder)?);
+        }
+        Ok(all)
+    }
+
+    /// Where new contents go: every reachable remote; the own store if none is configured.
+    pub fn targets(folder: &Folder) -> Result<Self> {
+        let mut all = Self::open(folder)?;
+        if folder.config.remote.is_empty() {
+            all.online.push(open_own(folder)?);
+        }
+        Ok(all)
+    }
+
+    /// Says which remotes are missing.
+    pub fn note_offline(&self, folder: &Folder) {
+        for (_, error) in &self.offline {
+            folder.context.progress.note(&error.to_string());
+        }
+    }
+
+    /// Reads records from the first store that has them intact; `sink` gets each once, or the last
+    /// error. Bytes are still to be opened.
+    pub fn get(
+        &self,
+        ids: &[RecordId],
+        sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
+    ) -> Result<()> {
+        let mut wanted = ids.to_vec();
+        for (i, remote) in self.online.iter().enumerate() {
+            let last = i + 1 == self.online.len();
+            let mut failed = Vec::new();
+            remote.packs.get(&wanted, &mut |id, got| match got {
+                Err(_) if !last => {
+                    failed.push(id);
+                    Ok(())
+                }
+                got => sink(id, got),
+            })?;
+            wanted = failed;
+            if wanted.is_empty() {
+                return Ok(());
+            }
+        }
+        // No store at all was reachable.
+        for id in wanted {
+            let error = match self.offline.first() {
+                Some((name, e)) => Error::Offline { name: name.clone(), why: e.to_string() },
+                None => Error::Missing(format!("record {}", id.short())),
+            };
+            sink(id, Err(error))?;
+        }
+        Ok(())
+    }
+
+    /// One verified record.
+    pub fn read(&self, id: RecordId, opener: &mut Opener) -> Result<Arc<Vec<u8>>> {
+        let mut result = Err(Error::Missing(format!("record {}", id.short())));
+        for remote in &self.online {
+            remote.packs.get(&[id], &mut |_, got| {
+                result = got.and_then(|sealed| opener.open(&sealed));
+                Ok(())
+            })?;
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// The manifest of a content, verified.
+    pub fn manifest(&self, body: Body, size: u64, opener: &mut Opener) -> Result<Manifest> {
+        crate::format::manifest::decode(&self.read(body.id, opener)?, size)
+    }
+
+    /// Every record a content needs: its only chunk, or its manifest and chunks.
+    pub fn records_of(&self, body: Body, size: u64, opener: &mut Opener) -> Result<Vec<RecordId>> {
+        let mut ids = vec![body.id];
+        if body.kind == Kind::Manifest {
+            ids.extend(self.manifest(body, size, opener)?.data().map(|(_, id, _)| id));
+        }
+        Ok(ids)
+    }
+}
+
+/// Whether the own store keeps packs.
+fn has_contents(folder: &Folder) -> Result<bool> {
+    let data = folder.dir.join("store/data");
+    match std::fs::read_dir(&data) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("reading", data, e)),
+    }
+}
+
+/// The folder's own store.
+pub fn open_own(folder: &Folder) -> Result<Remote> {
+    let index = folder.context.cache_dir.join("index");
+    let packs = Packs::open(OWN, folder.own.clone(), folder.id, &folder.keys, &index)?;
+    Ok(Remote {
+        name: OWN.into(),
+        domain: domain_of(folder.own.device()),
+        counts: false,
+        packs: Arc::new(packs),
+    })
+}
+
+fn open_remote(folder: &Folder, name: &str, remote: &RemoteConfig) -> Result<Remote> {
+    let path = config::url_path(&remote.url)?;
+    let bucket = open_bucket(name, &path)?;
+    let device = bucket.device();
+    let apart = folder.tree.as_ref().is_none_or(|t| t.device() != device);
+    let counts = apart || remote.same_disk || remote.domain.is_some();
+    let index = folder.context.cache_dir.join("index");
+    let packs = Packs::open(name, Arc::new(bucket), folder.id, &folder.keys, &index)?;
+    let domain = remote.domain.clone().unwrap_or_else(|| domain_of(device));
+    Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
+}
+
+/// The bucket in a directory: that of a bare peer, or a plain store.
+pub fn open_bucket(name: &str, path: &Path) -> Result<DirBucket> {
+    let offline = |why: String| Error::Offline { name: name.into(), why };
+    let inner = path.join("store");
+    let place = if inner.join("folder").is_file() { inner } else { path.to_path_buf() };
+    if !place.join("folder").is_file() {
+        let there = std::fs::metadata(path).is_ok();
+        let what = if there {
+            "holds no store (is its disk mounted?)"
+        } else {
+            "does not exist (is its disk mounted?)"
+        };
+        return Err(offline(format!("{} {what}", path.display())));
+    }
+    DirBucket::open(&place)
+}
+
+/// Name of a device as a failure domain.
+pub fn domain_of(device: u64) -> String {
+    format!("dev-{device:x}")
+}
+
+/// Device of the nearest existing directory at or above `path`.
+pub fn device_at(path: &Path) -> Result<u64> {
+    let mut at: PathBuf = path.to_path_buf();
+    loop {
+        match std::fs::metadata(&at) {
+            Ok(meta) => return Ok(meta.dev()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && at.pop() => {}
+            Err(e) => return Err(Error::io("reading", path, e)),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Paths set aside on disk between two passes, so that no list of all files is held in memory.
+//!
+//! Promises to give back what was put, in order; the file has no name and goes with the handle.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+
+/// A list of tagged paths, being written.
+pub struct Spool {
+    out: BufWriter<File>,
+    /// How many were put.
+    pub count: u64,
+}
+
+impl Spool {
+    /// Starts an empty list on the file system of `dir`.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let open = rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o600));
+        let file = match open {
+            Ok(fd) => File::from(fd),
+            // Not every file system has unnamed files.
+            Err(_) => named_then_unlinked(dir)?,
+        };
+        Ok(Self { out: BufWriter::with_capacity(1 << 16, file), count: 0 })
+    }
+
+    /// Adds a path with a tag.
+    pub fn put(&mut self, tag: u8, path: &RelPath) -> Result<()> {
+        let bytes = path.as_bytes();
+        let head = [tag, bytes.len() as u8, (bytes.len() >> 8) as u8];
+        self.count += 1;
+        self.out
+            .write_all(&head)
+            .and_then(|()| self.out.write_all(bytes))
+            .map_err(|e| Error::io("writing", "a temporary list", e))
+    }
+
+    /// Reads the list from its start.
+    pub fn read(self) -> Result<impl Iterator<Item = Result<(u8, RelPath)>>> {
+        let fail = |e| Error::io("reading", "a temporary list", e);
+        let mut file = self.out.into_inner().map_err(|e| fail(e.into_error()))?;
+        file.rewind().map_err(fail)?;
+        let mut input = BufReader::with_capacity(1 << 16, file);
+        let mut left = self.count;
+        Ok(std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let mut head = [0u8; 3];
+            let mut bytes = Vec::new();
+            let read = input.read_exact(&mut head).and_then(|()| {
+                bytes.resize(usize::from(head[1]) | usize::from(head[2]) << 8, 0);
+                input.read_exact(&mut bytes)
+            });
+            Some(read.map_err(fail).and_then(|()| Ok((head[0], RelPath::new(bytes)?))))
+        }))
+    }
+}
+
+fn named_then_unlinked(dir: &Path) -> Result<File> {
+    let path = dir.join(format!(
+        "list-{}-{:x}",
+        std::process::id(),
+        rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec
+    ));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|e| Error::io("creating", &path, e))?;
+    std::fs::remove_file(&path).map_err(|e| Error::io("removing", &path, e))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_in_comes_out_in_order() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut spool = Spool::new(dir.path()).expect("spool");
+        let paths: Vec<_> = (0..1000)
+            .map(|i| RelPath::new(format!("{}/{i}", "d".repeat(i % 200 + 1))).expect("valid"))
+            .collect();
+        for (i, path) in paths.iter().enumerate() {
+            spool.put(i as u8, path).expect("put");
+        }
+        let back: Vec<_> = spool.read().expect("read").map(|r| r.expect("item").1).collect();
+        assert_eq!(back, paths);
+    }
+}

@@ -1,0 +1,403 @@
+//! Stashing: place, prove, then free.
+//!
+//! The only caller of `local::stub::convert`. Order (I1, I2): contents durable and recorded ->
+//! holds durable -> stores asked again -> receipts of `copies` failure domains -> intent fsynced ->
+//! files converted under write leases -> file system synced -> intent closed. A crash before the
+//! intent frees nothing; after it, `engine::mend` finishes or undoes what the intent names.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+
+use super::commit::{self, Settled};
+use super::folder::Folder;
+use super::hold;
+use super::place::still_hashes_to;
+use super::remotes::{Remote, Remotes};
+use super::survey::Change;
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Result};
+use crate::base::id::{FolderId, OriginId, RecordId};
+use crate::base::path::RelPath;
+use crate::base::progress::{Progress, report};
+use crate::base::units::{Time, size};
+use crate::format::key::Keys;
+use crate::format::seal::Opener;
+use crate::format::stub::StubHead;
+use crate::history::{History, LocalRow};
+use crate::local::inode::Target;
+use crate::local::intent::{Intent, Item, Task};
+use crate::local::root::Root;
+use crate::local::stat::{Fingerprint, Stat};
+use crate::local::stub;
+use crate::model::entry::{Body, FileKind};
+use crate::model::residency::Residency;
+use crate::store::Store;
+
+/// Files per intent.
+const BATCH: usize = 1000;
+
+/// What to stash.
+#[derive(Debug, Default)]
+pub struct StashOptions {
+    /// Show what would be done, do nothing.
+    pub dry_run: bool,
+    /// Copies to insist on, instead of the configured number.
+    pub copies: Option<usize>,
+    /// Paths the user named; those that cannot be stashed for their size say so.
+    pub named: Vec<RelPath>,
+}
+
+/// What stashing did.
+#[derive(Clone, Debug, Default)]
+pub struct StashStats {
+    /// The commit that came first.
+    pub commit: commit::CommitStats,
+    /// Files that became stubs.
+    pub stashed: u64,
+    /// Logical bytes of them.
+    pub stashed_bytes: u64,
+    /// Bytes freed on the local disk.
+    pub freed_bytes: u64,
+    /// Files that stayed because they are small.
+    pub small: u64,
+    /// Files that were stubs already.
+    pub already: u64,
+    /// Files that had problems, those of the commit included.
+    pub problems: u64,
+}
+
+/// A file that may be freed once copies are proven.
+struct Candidate {
+    row: LocalRow,
+    records: Vec<RecordId>,
+}
+
+/// Stashes everything at and below `paths`.
+pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> Result<StashStats> {
+    let remotes = Remotes::open(folder)?;
+    let copies = required_copies(folder, &remotes, options.copies)?;
+    let min_size = folder.config.min_size()?;
+    if options.dry_run {
+        return preview(folder, paths, min_size, options);
+    }
+    commit::sync_logs(folder, &remotes)?;
+    let targets = remotes.online.clone();
+    let mut stats = StashStats::default();
+    let mut ready = Vec::new();
+    let plan = commit::plan(folder, paths, &mut |item| {
+        let (Some(row), Some(stat)) = (&item.row, &item.stat) else { return Ok(false) };
+        if row.kind != FileKind::File {
+            return Ok(false);
+        }
+        if row.residency == Residency::Stub {
+            stats.already += 1;
+            return Ok(false);
+        }
+        if commit::lacks(&targets, row.body)? || (!row.proven && row.size >= min_size) {
+            return Ok(true);
+        }
+        if row.size < min_size {
+            stats.small += 1;
+            return tell_small(folder, options, &item.path, row.size, min_size).map(|()| false);
+        }
+        if stat.nlink > 1 {
+            return Ok(true);
+        }
+        ready.push(row.clone());
+        Ok(false)
+    })?;
+    let shared = Shared::new(folder, &targets, copies)?;
+    let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
+    let named = &options.named;
+    let progress = folder.context.progress.clone();
+    let result = commit::run(folder, plan, &targets, None, &mut |history, settled| {
+        for Settled { row, placed } in settled {
+            match (&placed.proof.unstashable, row.size >= min_size) {
+                (_, false) => {
+                    freeing.stats.small += 1;
+                    if named.contains(&row.path) {
+                        report(progress.as_ref(), &row.path, too_small(row.size, min_size));
+                    }
+                }
+                (Some(why), true) => {
+                    freeing.refuse(&row.path, Error::Refused(format!("placed, but not stashed: {why}")))
+                }
+                (None, true) => freeing.push(history, Candidate { row, records: placed.records })?,
+            }
+        }
+        Ok(())
+    });
+    // Whatever was settled before an interruption is finished: it is durable and proven.
+    match result {
+        Ok(commit) => freeing.stats.commit = commit,
+        Err(Error::Interrupted) => {
+            freeing.free(&mut folder.history)?;
+            return Err(Error::Interrupted);
+        }
+        Err(e) => return Err(e),
+    }
+    let mut opener = Opener::new(&folder.keys)?;
+    for row in ready {
+        let Some(body) = row.body else { continue };
+        match remotes.records_of(body, row.size, &mut opener) {
+            Ok(records) => freeing.push(&mut folder.history, Candidate { row, records })?,
+            Err(e) => freeing.refuse(&row.path, e),
+        }
+        folder.context.cancel.check()?;
+    }
+    freeing.free(&mut folder.history)?;
+    let mut stats = freeing.stats;
+    stats.problems += stats.commit.problems;
+    Ok(stats)
+}
+
+fn tell_small(folder: &Folder, options: &StashOptions, path: &RelPath, len: u64, min: u64) -> Result<()> {
+    if options.named.contains(path) {
+        report(folder.context.progress.as_ref(), path, too_small(len, min));
+    }
+    Ok(())
+}
+
+fn too_small(len: u64, min: u64) -> Error {
+    Error::Unsupported(format!(
+        "placed, but stays: {} is below stash.min_size ({}), a stub would hardly free anything",
+        size(len),
+        size(min)
+    ))
+}
+
+/// How many failure domains must have a copy, and whether that many are reachable.
+fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> Result<usize> {
+    let all = folder.config.remote.len();
+    if all == 0 {
+        return Err(Error::Refused(
+            "there is no store to stash to; add one with: ddr remote add NAME /path/on/another/disk --init"
+                .into(),
+        ));
+    }
+    let copies = asked.or(folder.config.stash.copies).unwrap_or(all);
+    if copies == 0 || copies > all {
+        return Err(Error::Invalid(format!("{copies} copies asked for, but {all} remotes are configured")));
+    }
+    let domains: BTreeSet<&str> =
+        remotes.online.iter().filter(|r| r.counts).map(|r| r.domain.as_str()).collect();
+    if domains.len() < copies {
+        if let Some(same) = remotes.online.iter().find(|r| !r.counts) {
+            return Err(Error::Refused(format!(
+                "{0} lies on the folder's own disk and would be lost together with it; if you accept that, run: ddr remote set {0} --same-disk",
+                same.name
+            )));
+        }
+        if let Some((name, error)) = remotes.offline.first() {
+            return Err(Error::Offline {
+                name: name.clone(),
+                why: format!("{error}; {copies} copies are required before a file may become a stub"),
+            });
+        }
+        return Err(Error::Refused(format!(
+            "{copies} copies are required, but the remotes are only {} failure domain(s); set stash.copies or remote.NAME.domain",
+            domains.len()
+        )));
+    }
+    remotes.note_offline(folder);
+    Ok(copies)
+}
+
+/// What a dry run would say.
+fn preview(folder: &Folder, paths: &[RelPath], min_size: u64, options: &StashOptions) -> Result<StashStats> {
+    let mut stats = StashStats::default();
+    super::survey::survey(folder, paths, &mut |item| {
+        let is_stub = item.row.as_ref().is_some_and(|r| r.residency == Residency::Stub);
+        match (&item.stat, item.change) {
+            (None, _) => stats.commit.deleted += 1,
+            (Some(stat), change) => {
+                stats.commit.recorded += u64::from(change.is_visible());
+                if stat.kind == crate::local::stat::FileType::File {
+                    if is_stub && change == Change::Same {
+                        stats.already += 1;
+                    } else if stat.size < min_size {
+                        stats.small += 1;
+                        tell_small(folder, options, &item.path, stat.size, min_size)?;
+                    } else {
+                        stats.stashed += 1;
+                        stats.stashed_bytes += stat.size;
+                        stats.freed_bytes += (stat.blocks * 512).saturating_sub(4096);
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(stats)
+}
+
+/// What freeing needs of the folder, apart from its history.
+struct Shared {
+    tree: Arc<Root>,
+    keys: Keys,
+    folder: FolderId,
+    origin: OriginId,
+    intents: std::path::PathBuf,
+    targets: Vec<Remote>,
+    copies: usize,
+    verify_secs: i64,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+}
+
+impl Shared {
+    fn new(folder: &Folder, targets: &[Remote], copies: usize) -> Result<Self> {
+        Ok(Self {
+            tree: folder.tree()?.clone(),
+            keys: folder.keys.clone(),
+            folder: folder.id,
+            origin: folder.origin(),
+            intents: folder.intents(),
+            targets: targets.to_vec(),
+            copies,
+            verify_secs: folder.config.verify_every()?.as_secs() as i64,
+            progress: folder.context.progress.clone(),
+            cancel: folder.context.cancel.clone(),
+        })
+    }
+}
+
+/// Collects candidates and frees them in batches.
+struct Freeing {
+    shared: Shared,
+    stats: StashStats,
+    waiting: Vec<Candidate>,
+}
+
+impl Freeing {
+    fn refuse(&mut self, path: &RelPath, error: Error) {
+        self.stats.problems += 1;
+        report(self.shared.progress.as_ref(), path, error);
+    }
+
+    fn push(&mut self, history: &mut History, candidate: Candidate) -> Result<()> {
+        self.waiting.push(candidate);
+        if self.waiting.len() >= BATCH { self.free(history) } else { Ok(()) }
+    }
+
+    /// Frees everything waiting: holds, receipts, intent, conversion, sync, in this order.
+    fn free(&mut self, history: &mut History) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.waiting);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let unproven = self.receipts(&batch)?;
+        let mut kept = Vec::new();
+        for candidate in batch.drain(..) {
+            if unproven.contains(&candidate.row.path) {
+                self.refuse(
+                    &candidate.row.path,
+                    Error::Refused(
+                        "not stashed: a store no longer has all of its content; run the command again".into(),
+                    ),
+                );
+            } else {
+                kept.push(candidate);
+            }
+        }
+        let rows = self.convert(&kept)?;
+        history.put_local(&rows)
+    }
+
+    /// Holds on every target, then asks again; returns the paths without enough proven copies.
+    fn receipts(&self, batch: &[Candidate]) -> Result<HashSet<RelPath>> {
+        let s = &self.shared;
+        let bodies: Vec<Body> = batch.iter().filter_map(|c| c.row.body).collect();
+        let mut domains: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); batch.len()];
+        for target in &s.targets {
+            hold::put(target, s.folder, s.origin, &bodies)?;
+            target.packs.refresh()?;
+            let ids: Vec<RecordId> = batch.iter().flat_map(|c| c.records.iter().copied()).collect();
+            let bad: HashSet<RecordId> = target
+                .packs
+                .verify_stale(&ids, Time::now().secs, s.verify_secs)?
+                .into_iter()
+                .map(|(id, _)| id)
+                .collect();
+            let has = target.packs.has(&ids)?;
+            let mut answers = ids.iter().zip(has);
+            for (i, candidate) in batch.iter().enumerate() {
+                let whole = answers
+                    .by_ref()
+                    .take(candidate.records.len())
+                    .fold(true, |all, (id, has)| all && has && !bad.contains(id));
+                if whole && target.counts {
+                    domains[i].insert(&target.domain);
+                }
+            }
+        }
+        let short = batch.iter().zip(&domains).filter(|(_, d)| d.len() < s.copies);
+        Ok(short.map(|(c, _)| c.row.path.clone()).collect())
+    }
+
+    /// Converts a proven batch on two threads; returns the new rows.
+    fn convert(&mut self, batch: &[Candidate]) -> Result<Vec<LocalRow>> {
+        let s = &self.shared;
+        let items: Vec<Item> = batch
+            .iter()
+            .filter_map(|c| {
+                Some(Item { path: c.row.path.clone(), head: head_of(s.folder, &c.row)?, mode: c.row.mode })
+            })
+            .collect();
+        let intent = Intent::begin(&s.intents, Task::Stash, &items)?;
+        let work: Vec<(&Candidate, &Item)> = batch.iter().zip(&items).collect();
+        let done: Mutex<Vec<(usize, Result<Stat>)>> = Mutex::new(Vec::with_capacity(work.len()));
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some((candidate, item)) = work.get(i).filter(|_| !s.cancel.is_cancelled()) else {
+                            break;
+                        };
+                        let result = convert_one(s, candidate, item);
+                        done.lock().unwrap_or_else(|e| e.into_inner()).push((i, result));
+                    }
+                });
+            }
+        });
+        crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
+        intent.close()?;
+        let mut rows = Vec::with_capacity(batch.len());
+        for (i, result) in done.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            let row = &batch[i].row;
+            match result {
+                Ok(stat) => {
+                    self.stats.stashed += 1;
+                    self.stats.stashed_bytes += row.size;
+                    self.stats.freed_bytes += row.size.saturating_sub(stat.blocks * 512);
+                    rows.push(LocalRow {
+                        ctime: stat.ctime,
+                        residency: Residency::Stub,
+                        proven: false,
+                        ..row.clone()
+                    });
+                }
+                Err(e) => {
+                    self.stats.problems += 1;
+                    report(self.shared.progress.as_ref(), &row.path, e);
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn convert_one(s: &Shared, candidate: &Candidate, item: &Item) -> Result<Stat> {
+    let row = &candidate.row;
+    let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
+    let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head };
+    let content = item.head.content;
+    stub::convert(&target, &expect, &|file| still_hashes_to(file, content))
+}
+
+/// The stub a row's file would become.
+pub fn head_of(folder: FolderId, row: &LocalRow) -> Option<StubHead> {
+    Some(StubHead { folder, content: row.content?, body: row.body?, size: row.size, mtime: row.mtime })
+}

@@ -1,0 +1,200 @@
+//! What changed in the working tree since it was last recorded.
+//!
+//! Promises that nothing is taken for deleted because it could not be seen (unreadable, ignored,
+//! on another file system), and that only stat is trusted for display: what may be *freed* is
+//! decided from bytes in `local::stub`. Merges a sorted walk with the sorted local table, so memory
+//! stays flat.
+
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::base::progress::report;
+use crate::history::LocalRow;
+use crate::local::root::Root;
+use crate::local::scan::{Scan, ScanOptions, Seen, Skip};
+use crate::local::stat::{FileType, Stat};
+use crate::model::entry::FileKind;
+
+use super::folder::Folder;
+
+/// How a path differs from what was recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Nothing differs.
+    Same,
+    /// Not recorded yet.
+    New,
+    /// Size, time, type or target differ.
+    Modified,
+    /// Only the permissions differ.
+    Mode,
+    /// Size and time are the same, but the inode was changed or replaced: contents to be compared.
+    Touched,
+    /// A directory's time moved because something in it did.
+    DirTime,
+    /// Recorded, but gone.
+    Deleted,
+}
+
+impl Change {
+    /// The letter `ddr status` shows.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Same | Self::DirTime => ' ',
+            Self::New => 'A',
+            Self::Modified => 'M',
+            Self::Mode => 'P',
+            Self::Touched => 'T',
+            Self::Deleted => 'D',
+        }
+    }
+
+    /// Whether it counts as a change people care about.
+    pub fn is_visible(self) -> bool {
+        !matches!(self, Self::Same | Self::DirTime)
+    }
+}
+
+/// One path, with what is there and what was recorded.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The path.
+    pub path: RelPath,
+    /// What is there now; `None` if deleted.
+    pub stat: Option<Stat>,
+    /// What was recorded; `None` if new.
+    pub row: Option<LocalRow>,
+    /// The difference.
+    pub change: Change,
+}
+
+/// Compares everything at and below `paths` with the record; `sink` gets every path, also the
+/// unchanged ones, in path order per start path.
+pub fn survey(folder: &Folder, paths: &[RelPath], sink: &mut dyn FnMut(Item) -> Result<()>) -> Result<()> {
+    for start in paths {
+        one(folder, folder.tree()?, start, sink)?;
+    }
+    Ok(())
+}
+
+fn one(
+    folder: &Folder,
+    tree: &Root,
+    start: &RelPath,
+    sink: &mut dyn FnMut(Item) -> Result<()>,
+) -> Result<()> {
+    let mut rows = folder.history.local_cursor(start);
+    let mut row = rows.next()?;
+    let there = start.is_root() || tree.stat(start)?.is_some();
+    if !there && row.is_none() {
+        return Err(Error::Missing(start.to_string()));
+    }
+    let mut hidden = Hidden::default();
+    if there {
+        let options = ScanOptions { cross_devices: folder.config.scan.cross_devices };
+        for seen in Scan::new(tree, start, options)? {
+            folder.context.cancel.check()?;
+            let (path, stat) = match seen? {
+                Seen::Entry(path, stat) => (path, stat),
+                Seen::Skipped { path, subtree, why } => {
+                    tell_skipped(folder, &path, why);
+                    hidden.add(path, subtree);
+                    continue;
+                }
+            };
+            while let Some(gone) = row.take_if(|r| r.path < path) {
+                if !hidden.covers(&gone.path) {
+                    sink(Item {
+                        path: gone.path.clone(),
+                        stat: None,
+                        row: Some(gone),
+                        change: Change::Deleted,
+                    })?;
+                }
+                row = rows.next()?;
+            }
+            let known = row.take_if(|r| r.path == path);
+            if known.is_some() {
+                row = rows.next()?;
+            }
+            if folder.waiting.contains(&path) {
+                let why = "left half done by an interrupted run; it waits until its store is reachable";
+                report(folder.context.progress.as_ref(), &path, Error::Refused(why.into()));
+                continue;
+            }
+            let change = compare(tree, &path, &stat, known.as_ref())?;
+            sink(Item { path, stat: Some(stat), row: known, change })?;
+        }
+    }
+    while let Some(gone) = row {
+        if !hidden.covers(&gone.path) {
+            sink(Item { path: gone.path.clone(), stat: None, row: Some(gone), change: Change::Deleted })?;
+        }
+        row = rows.next()?;
+    }
+    Ok(())
+}
+
+/// Ignored things are silent; everything else that is passed over is a problem the user sees.
+fn tell_skipped(folder: &Folder, path: &RelPath, why: Skip) {
+    let error = match why {
+        Skip::Ignored => return,
+        Skip::OtherDevice => Error::Unsupported("on another file system, left alone".into()),
+        Skip::Unreadable(error) => error,
+        Skip::Special(what) => Error::Unsupported(format!("a {what}, which ddr does not keep")),
+        Skip::BadName(why) => Error::Unsupported(why),
+        Skip::Nested => Error::Refused("a ddr folder of its own, left alone".into()),
+    };
+    report(folder.context.progress.as_ref(), path, error);
+}
+
+/// Paths that the walk passed over: what is recorded there is not deleted, only unseen.
+#[derive(Default)]
+struct Hidden(Vec<(RelPath, bool)>);
+
+impl Hidden {
+    fn add(&mut self, path: RelPath, subtree: bool) {
+        self.0.push((path, subtree));
+    }
+
+    fn covers(&self, path: &RelPath) -> bool {
+        self.0.iter().any(|(p, subtree)| p == path || (*subtree && path.is_under(p)))
+    }
+}
+
+fn compare(tree: &Root, path: &RelPath, stat: &Stat, row: Option<&LocalRow>) -> Result<Change> {
+    let Some(row) = row else { return Ok(Change::New) };
+    let change = differs(stat, row);
+    if change == Change::Touched && row.kind == FileKind::Symlink {
+        let same = row.target.as_deref() == Some(&tree.read_link(path)?);
+        return Ok(if same { Change::Same } else { Change::Modified });
+    }
+    Ok(change)
+}
+
+/// The decision itself, from facts alone.
+pub fn differs(stat: &Stat, row: &LocalRow) -> Change {
+    let kind = match stat.kind {
+        FileType::File => FileKind::File,
+        FileType::Dir => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Other(_) => return Change::Modified,
+    };
+    if kind != row.kind {
+        return Change::Modified;
+    }
+    if kind == FileKind::Dir {
+        return match (stat.mode == row.mode, stat.mtime == row.mtime) {
+            (false, _) => Change::Mode,
+            (true, false) => Change::DirTime,
+            (true, true) => Change::Same,
+        };
+    }
+    let size_differs = kind == FileKind::File && stat.size != row.size;
+    if size_differs || stat.mtime != row.mtime {
+        return Change::Modified;
+    }
+    if kind == FileKind::File && stat.mode != row.mode {
+        return Change::Mode;
+    }
+    if stat.ino == row.ino && stat.ctime == row.ctime { Change::Same } else { Change::Touched }
+}

@@ -1,0 +1,223 @@
+//! Fault drill: every operation that persists bytes fails, finds the disk full, or is the last.
+//!
+//! Counts the operations of a command first (`DDR_FAULT=count`), then runs it once per operation
+//! and kind of fault, each time on a new sandbox. Promises that the command never panics, that
+//! after the fault the next command mends, the same command then succeeds, every byte is there, and
+//! a new machine gets everything from the store. `DDR_DRILL=1` tries a few operations of each
+//! command, spread evenly; a large enough value tries every one.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::content::Random;
+use crate::support::steps::{Acked, Step, Verb};
+use crate::support::tree::{Model, read};
+use crate::support::{Output, Sandbox, say, scale, seed};
+
+/// Operations tried per command and kind of fault; times `DDR_DRILL`.
+const POINTS: usize = 3;
+/// Exit code with which `last:K` ends the process.
+const LAST: i32 = 86;
+
+/// What happened before a command, each followed by some edits.
+#[derive(Clone, Copy)]
+enum Before {
+    /// A command that succeeded.
+    Done(Words),
+    /// A stash that ended after its first pack: nothing refers to what it left in the store.
+    Torn,
+    /// Garbage collection without grace.
+    Collected,
+}
+
+type Words = &'static [&'static str];
+
+/// A command and what happened before it.
+struct Scenario {
+    name: &'static str,
+    before: &'static [Before],
+    verb: Verb,
+    command: Words,
+}
+
+const STASH: Words = &["stash", "."];
+const COMMIT: Words = &["commit", "-m", "a message"];
+
+impl Scenario {
+    /// A new sandbox, up to the command.
+    fn prepare(&self) -> Result<(Sandbox, Model), String> {
+        let mut random = Random::new(seed());
+        let sandbox = Sandbox::new();
+        sandbox.set_up()?;
+        let mut model = Model::grow(&sandbox.folder(), 8, &mut random);
+        for (i, before) in self.before.iter().enumerate() {
+            match before {
+                Before::Done(words) => drop(sandbox.ok(words)?),
+                Before::Torn => drop(sandbox.start(STASH, Some("link-last:5")).wait().expect(&[0, LAST])?),
+                Before::Collected => drop(sandbox.ok(sandbox.gc_words())?),
+            }
+            // Without databases nobody can tell a deletion from a file that never arrived.
+            let edits = if self.verb == Verb::Rebuild && i + 1 == self.before.len() { 0 } else { 3 };
+            for _ in 0..edits {
+                model.edit(&mut random).map_err(|e| format!("the drill's own edit: {e}"))?;
+            }
+        }
+        if self.verb == Verb::Rebuild {
+            remove_databases(&sandbox)?;
+        }
+        Ok((sandbox, model))
+    }
+
+    fn words(&self, sandbox: &Sandbox) -> Words {
+        if self.verb == Verb::Gc { sandbox.gc_words() } else { self.command }
+    }
+
+    /// Number of operations of the command without any fault.
+    fn operations(&self) -> Result<u64, String> {
+        let (sandbox, _) = self.prepare()?;
+        let output = sandbox.start(self.words(&sandbox), Some("count")).wait().expect(&[0])?;
+        let count = output.stderr.lines().find_map(|l| l.strip_prefix("operations: ")?.trim().parse().ok());
+        count.ok_or_else(|| format!("no `operations: N` in {:?}", output.stderr))
+    }
+
+    fn with_fault(&self, fault: &str) -> Result<(), String> {
+        let (sandbox, model) = self.prepare()?;
+        let words = self.words(&sandbox);
+        let mut acked = Acked::default();
+        let faulty = sandbox.start(words, Some(fault)).wait();
+        check_manners(&faulty, fault)?;
+        if faulty.code == Some(0) {
+            acked.finished(&Step::of(self.verb, words), &model);
+        }
+        let told =
+            |why: String| format!("{why}\nthe faulty command had said: {}{}", faulty.stdout, faulty.stderr);
+        sandbox.run(&["status"]).expect(&[0, 3]).map_err(told)?;
+        model.check_listing().map_err(told)?;
+        if !acked.last.is_empty() {
+            check_store(&sandbox, &acked, &model).map_err(told)?;
+        }
+        sandbox.ok(words).map_err(told)?;
+        sandbox.ok(COMMIT).map_err(told)?;
+        acked.finished(&Step::of(Verb::Commit, COMMIT), &model);
+        sandbox.ok(&["checkout", "."]).map_err(told)?;
+        model.check_bytes().map_err(told)?;
+        sandbox.ok(&["fsck", "--read-data"]).map_err(told)?;
+        check_store(&sandbox, &acked, &model).map_err(told)
+    }
+
+    /// Tries the faults; what went wrong in each run that failed.
+    fn play(&self) -> Result<(), String> {
+        let operations = self.operations()?;
+        let points = spread(operations, POINTS * scale());
+        let mut wrong = Vec::new();
+        for kind in ["fail", "full", "last"] {
+            for k in &points {
+                let fault = format!("{kind}:{k}");
+                let result = self.with_fault(&fault);
+                wrong.extend(result.err().map(|why| format!("{} with {fault}: {why}", self.name)));
+            }
+        }
+        say(&format!("fault drill: {}: {operations} operations, {} tried", self.name, points.len()));
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n\n")) }
+    }
+}
+
+/// A failing disk is an error with an exit code, never a panic; a lost operation ends the process.
+fn check_manners(output: &Output, fault: &str) -> Result<(), String> {
+    let allowed: &[i32] = if fault.starts_with("last") { &[LAST, 0] } else { &[0, 1, 3, 4, 5, 11, 13] };
+    let panicked = output.stderr.contains("panicked at");
+    if panicked || !output.code.is_some_and(|c| allowed.contains(&c)) {
+        return Err(format!("ended with {:?}: {}{}", output.code, output.stdout, output.stderr));
+    }
+    Ok(())
+}
+
+/// A new machine gets everything acknowledged from the store alone.
+fn check_store(sandbox: &Sandbox, acked: &Acked, model: &Model) -> Result<(), String> {
+    let other = sandbox.clone_and_fill("two")?;
+    let clone = read(&other.folder()).map_err(|e| e.to_string())?;
+    sandbox.remove_machine(&other);
+    acked.check_clone(&clone, &model.nodes)
+}
+
+/// Up to `wanted` numbers of 1..=n, evenly spread, the first and the last among them.
+fn spread(n: u64, wanted: usize) -> Vec<u64> {
+    let wanted = (wanted as u64).clamp(1, n.max(1));
+    let mut out: Vec<u64> = (0..wanted).map(|i| 1 + i * n.saturating_sub(1) / (wanted - 1).max(1)).collect();
+    out.dedup();
+    out
+}
+
+/// Removes every SQLite file of the sandbox's machine; their names are found by their first bytes.
+fn remove_databases(sandbox: &Sandbox) -> Result<(), String> {
+    let machine = sandbox.folder().parent().map(PathBuf::from).ok_or("a folder below a machine")?;
+    let mut todo = vec![machine];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).map_err(|e| e.to_string())?.flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                todo.push(path);
+            } else if is_database(&path) {
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut name = path.clone().into_os_string();
+                    name.push(suffix);
+                    // Not every database has a log beside it.
+                    let _ = std::fs::remove_file(name);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_database(path: &Path) -> bool {
+    use std::io::Read;
+    let mut head = [0u8; 15];
+    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"SQLite format 3"
+}
+
+fn drill(name: &'static str, before: &'static [Before], verb: Verb, command: Words) {
+    if !cfg!(debug_assertions) {
+        return say(&format!("fault drill: {name} skipped: a release build has no faults"));
+    }
+    let scenario = Scenario { name, before, verb, command };
+    scenario.play().unwrap_or_else(|why| panic!("\n{why}"));
+}
+
+#[test]
+fn i6_a_fault_in_stash_loses_nothing() {
+    drill("stash", &[], Verb::Stash, STASH);
+}
+
+#[test]
+fn i6_a_fault_in_a_second_stash_loses_nothing() {
+    drill("second stash", &[Before::Done(STASH)], Verb::Stash, STASH);
+}
+
+#[test]
+fn i6_a_fault_in_checkout_loses_nothing() {
+    drill("checkout", &[Before::Done(STASH)], Verb::Checkout, &["checkout", "."]);
+}
+
+#[test]
+fn i6_a_fault_in_commit_loses_nothing() {
+    drill("commit", &[Before::Done(COMMIT)], Verb::Commit, COMMIT);
+}
+
+#[test]
+fn i6_a_fault_in_gc_loses_nothing() {
+    let before = &[Before::Done(STASH), Before::Torn, Before::Collected, Before::Done(COMMIT)];
+    drill("gc", before, Verb::Gc, &[]);
+}
+
+#[test]
+fn i6_a_fault_in_rebuild_loses_nothing() {
+    drill("rebuild", &[Before::Done(STASH), Before::Done(COMMIT)], Verb::Rebuild, &["rebuild"]);
+}
+
+#[test]
+fn faults_are_spread_over_all_operations() {
+    assert_eq!(spread(100, 3), [1, 50, 100]);
+    assert_eq!(spread(4, 50), [1, 2, 3, 4]);
+    assert_eq!(spread(1, 3), [1]);
+    assert_eq!(spread(10, 1), [1]);
+}
