@@ -253,7 +253,7 @@ fn restored_mtime(held: &Exclusive, head: &StubHead) -> Result<crate::base::unit
 }
 
 /// Takes back the write permission that a read-only file was lent when ddr was interrupted; any
-/// other difference from `mode` is the user's.
+/// other difference from `mode` is the user's. Comes before [`judge`], since it moves the ctime.
 pub fn restore_mode(root: &Root, path: &RelPath, mode: u16) -> Result<()> {
     let Some(stat) = root.stat(path)?.filter(|s| s.kind == FileType::File) else { return Ok(()) };
     if stat.mode == mode || stat.mode != mode | 0o200 {

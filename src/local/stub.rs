@@ -23,7 +23,7 @@ use super::inode::{clear_mark, punch_tail, set_mtime};
 /// Makes a full file a stub. `expect` is its fingerprint when its bytes were proven to be those of
 /// `target.head`; where ctime is too coarse to vouch for them, `rehash` must.
 ///
-/// `Refused` and `Changed` leave the file as it was. After any other error it may be half-way; then
+/// `Refused` and `Changed` leave the file as it was (its ctime may move). After any other error it may be half-way; then
 /// the intent must stay open until `local::mend` has looked at it.
 pub fn convert(
     target: &Target,

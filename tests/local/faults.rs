@@ -3,40 +3,62 @@
 //!
 //! The steps run in a child process: this test binary again, with `DDR_FAULT` set.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use ddr::base::error::Result;
 use ddr::format::stub::StubHead;
 use ddr::local::inspect::State;
 use ddr::local::intent::Task;
-use ddr::local::mend::{Verdict, restub};
+use ddr::local::mend::{Verdict, restore_mode, restub};
 use ddr::local::stub::{create_file, create_stub};
 
 use super::case::{Case, OLD, bytes, head_of, patiently, rel};
-use super::place::Place;
+use super::place::{Place, as_ordinary_user};
 use super::torn::judged;
 
 const CHILD: &str = "local::faults::child";
 const LEN: usize = 150_000;
+/// How tasks on a read-only file of an ordinary user end.
+const READ_ONLY: &str = " read-only";
+const TASKS: [(&str, Task); 6] = [
+    ("stash", Task::Stash),
+    ("stash read-only", Task::Stash),
+    ("fill", Task::Fill),
+    ("fill read-only", Task::Fill),
+    ("stub", Task::Create),
+    ("file", Task::Create),
+];
 
 fn content() -> Vec<u8> {
     bytes(LEN, 42)
 }
 
-/// What the child does; ignored unless it is the child.
+fn mode(what: &str) -> u16 {
+    if what.ends_with(READ_ONLY) { 0o440 } else { 0o640 }
+}
+
+/// Does nothing, unless it is the child.
 #[test]
 fn child() {
     let (Ok(dir), Ok(what)) = (std::env::var("DDR_TEST_DIR"), std::env::var("DDR_TEST_DO")) else { return };
-    let case = Case::new(dir.into());
+    let run = || act(&Case::new(dir.into()), what.trim_end_matches(READ_ONLY));
+    let done = if what.ends_with(READ_ONLY) { as_ordinary_user(run) } else { run() };
+    std::process::exit(if done.is_ok() { 0 } else { 1 });
+}
+
+fn act(case: &Case, what: &str) -> Result<()> {
     let head = head_of(&content(), OLD);
     let path = rel("f");
-    let done = match what.as_str() {
+    match what {
         "stash" => case.stash("f").map(|_| ()),
         "fill" => case.fill("f", &head, &content()).map(|_| ()),
         "stub" => create_stub(&case.target(&path, &head), 0o640).map(|_| ()),
-        _ => create_file(&case.root, &path, &mut |sink| sink(&content(), 0), LEN as u64, 0o640, OLD)
-            .map(|_| ()),
-    };
-    std::process::exit(if done.is_ok() { 0 } else { 1 });
+        _ => {
+            let mut chunks = |sink: &mut ddr::local::create::Sink| sink(&content(), 0);
+            create_file(&case.root, &path, &mut chunks, LEN as u64, 0o640, OLD).map(|_| ())
+        }
+    }
 }
 
 fn run_child(case: &Case, what: &str, fault: &str) -> i32 {
@@ -58,9 +80,7 @@ pub fn every_fault_is_mended(place: &Place) {
         return;
     }
     let case = Case::new(place.dir("faults"));
-    for (what, task) in
-        [("stash", Task::Stash), ("fill", Task::Fill), ("stub", Task::Create), ("file", Task::Create)]
-    {
+    for (what, task) in TASKS {
         for mode in ["fail", "last"] {
             let mut step = 1;
             loop {
@@ -80,12 +100,16 @@ pub fn every_fault_is_mended(place: &Place) {
 
 fn prepare(case: &Case, what: &str) {
     let _ = std::fs::remove_file(case.dir.join("f"));
-    if matches!(what, "stash" | "fill") {
-        use std::os::unix::fs::PermissionsExt;
-        let path = case.file("f", &content());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+    if matches!(what, "stub" | "file") {
+        return;
     }
-    if what == "fill" {
+    let path = case.file("f", &content());
+    let permissions = std::fs::Permissions::from_mode(mode(what).into());
+    std::fs::set_permissions(&path, permissions).expect("chmod");
+    if rustix::process::geteuid().is_root() && what.ends_with(READ_ONLY) {
+        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("chown");
+    }
+    if what.starts_with("fill") {
         case.stash("f").expect("stashed");
     }
 }
@@ -93,28 +117,28 @@ fn prepare(case: &Case, what: &str) {
 /// What recovery does, and what must come of it.
 fn check(case: &Case, what: &str, task: Task, when: &str) {
     let (content, head) = (content(), head_of(&content(), OLD));
+    let full = || {
+        assert!(std::fs::read(case.dir.join("f")).expect("read") == content, "{when}");
+        assert_eq!(case.inspect("f"), State::Full, "{when}");
+        assert_eq!((case.stat("f").mtime, case.stat("f").mode), (OLD, mode(what)), "{when}");
+    };
+    restore_mode(&case.root, &rel("f"), mode(what)).expect("restored");
     match judged(case, task, "f", &head, &content) {
         Verdict::Gone => assert_eq!(task, Task::Create, "{when}"),
         Verdict::Theirs(why) => panic!("{when}: {why}"),
-        Verdict::Intact => assert_full(case, &content, when),
-        Verdict::Stub => assert_stub(case, &head, when),
+        Verdict::Intact => full(),
+        Verdict::Stub => assert_stub(case, &head, what, when),
         Verdict::Explained(found) => {
             assert_ne!(what, "file", "{when}: a file appears whole");
             patiently(|| restub(&case.target(&rel("f"), &head), &found)).expect("a stub");
-            assert_stub(case, &head, when);
+            assert_stub(case, &head, what, when);
             case.fill("f", &head, &content).expect("filled");
-            assert_full(case, &content, when);
+            full();
         }
     }
 }
 
-fn assert_full(case: &Case, content: &[u8], when: &str) {
-    assert!(std::fs::read(case.dir.join("f")).expect("read") == content, "{when}");
-    assert_eq!(case.inspect("f"), State::Full, "{when}");
-    assert_eq!((case.stat("f").mtime, case.stat("f").mode), (OLD, 0o640), "{when}");
-}
-
-fn assert_stub(case: &Case, head: &StubHead, when: &str) {
+fn assert_stub(case: &Case, head: &StubHead, what: &str, when: &str) {
     assert_eq!(case.inspect("f"), State::Stub(head.clone()), "{when}");
-    assert_eq!((case.stat("f").mtime, case.stat("f").mode), (OLD, 0o640), "{when}");
+    assert_eq!((case.stat("f").mtime, case.stat("f").mode), (OLD, mode(what)), "{when}");
 }

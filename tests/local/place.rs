@@ -69,7 +69,7 @@ fn open_to_all(path: &Path) {
 }
 
 /// Runs as a user without privileges: on a thread that gives up root, or right here.
-pub fn as_ordinary_user(run: impl FnOnce() + Send) {
+pub fn as_ordinary_user<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     if !rustix::process::geteuid().is_root() {
         return run();
     }
@@ -81,8 +81,8 @@ pub fn as_ordinary_user(run: impl FnOnce() + Send) {
                 let done = unsafe { libc::syscall(call, NOBODY, NOBODY, NOBODY) };
                 assert_eq!(done, 0, "giving up root");
             }
-            run();
+            run()
         });
-        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
-    });
+        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+    })
 }
