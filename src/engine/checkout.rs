@@ -4,6 +4,7 @@
 //! and that a user who wrote into a stub keeps what he wrote (I5). Order per batch: intent fsynced
 //! -> files filled under write leases -> file system synced -> intent closed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use super::fetch::{Sink, Wanted, fetch};
@@ -107,6 +108,8 @@ struct Slot {
     head: StubHead,
     filling: RwLock<Option<Filling>>,
     result: Mutex<Option<Result<Stat>>>,
+    /// It could be neither filled nor made a stub again.
+    torn: AtomicBool,
 }
 
 #[derive(Default)]
@@ -118,7 +121,14 @@ struct Batch {
 impl Batch {
     fn push(&mut self, path: RelPath, stat: Stat, head: StubHead) {
         self.bytes += stat.size;
-        self.slots.push(Slot { path, stat, head, filling: RwLock::new(None), result: Mutex::new(None) });
+        self.slots.push(Slot {
+            path,
+            stat,
+            head,
+            filling: RwLock::new(None),
+            result: Mutex::new(None),
+            torn: AtomicBool::new(false),
+        });
     }
 }
 
@@ -147,7 +157,7 @@ impl Sink for Writer<'_> {
         let slot = &self.slots[i];
         self.begin(slot)?;
         if let Some(filling) = write(&slot.filling).take() {
-            let stat = filling.finish(holes)?;
+            let stat = filling.finish(holes).inspect_err(|_| slot.torn.store(true, Ordering::Relaxed))?;
             *lock(&slot.result) = Some(Ok(stat));
         }
         Ok(())
@@ -156,7 +166,10 @@ impl Sink for Writer<'_> {
     fn failed(&self, i: usize, error: Error) {
         let slot = &self.slots[i];
         let error = match write(&slot.filling).take().map(Filling::abandon) {
-            Some(Err(also)) => Error::Invalid(format!("{error}; and could not be made a stub again: {also}")),
+            Some(Err(also)) => {
+                slot.torn.store(true, Ordering::Relaxed);
+                Error::Changed(format!("{error}; and it could not be made a stub again yet: {also}"))
+            }
             _ => error,
         };
         *lock(&slot.result) = Some(Err(error));
@@ -212,7 +225,10 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         }
     }
     crate::disk::sync_fs(tree, tree.path())?;
-    intent.close()?;
+    // What is torn stays named: the next command mends it.
+    if !slots.iter().any(|s| s.torn.load(Ordering::Relaxed)) {
+        intent.close()?;
+    }
     let mut rows = Vec::new();
     for slot in slots {
         match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {

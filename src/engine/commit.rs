@@ -379,7 +379,7 @@ pub fn local_row(
 
 /// What a commit is about to do, from one pass over the tree.
 pub struct Plan {
-    /// Changed paths, in path order, tagged with 1 where the user should see them counted.
+    /// Changed paths, in path order.
     pub changed: Spool,
     /// Bytes of the files among them.
     pub bytes: u64,
@@ -411,7 +411,7 @@ pub fn plan(
         };
         if wanted {
             plan.bytes += item.stat.as_ref().map_or(0, |s| s.size);
-            plan.changed.put(u8::from(item.change.is_visible()), &item.path)?;
+            plan.changed.put(item.stat.as_ref().map_or(0, |s| s.size), &item.path)?;
         }
         Ok(())
     })?;
@@ -488,7 +488,7 @@ pub fn run(
         progress: context.progress.as_ref(),
         cancel: &context.cancel,
     };
-    let placed = placer.run(&mut changed.read()?, &mut |_, path, found| {
+    let placed = placer.run(&mut changed.read()?, &mut |path, found| {
         if let Found::Problem(error) = found {
             committer.stats.problems += 1;
             report(context.progress.as_ref(), &path, error);

@@ -84,6 +84,7 @@ fn one(folder: &Folder, remotes: &Remotes, task: Task, item: &Item, stats: &mut 
     let tree = folder.tree()?;
     // Opened only when bytes have to be compared: a proper stub needs no store.
     let mut content: Option<Content> = None;
+    restore_mode(tree, &item.path, item.mode)?;
     let verdict = judge(tree, task, &item.path, &item.head, &folder.keys, &mut |offset, buffer| {
         if content.is_none() {
             content = Some(Content::open(remotes, &folder.keys, Some(item.head.body), item.head.size)?);
@@ -91,7 +92,6 @@ fn one(folder: &Folder, remotes: &Remotes, task: Task, item: &Item, stats: &mut 
         content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
     })?;
     let target = Target { root: tree, path: &item.path, keys: &folder.keys, head: &item.head };
-    let explained = !matches!(verdict, Verdict::Gone | Verdict::Theirs(_));
     match verdict {
         Verdict::Gone => {}
         Verdict::Intact => stats.whole += 1,
@@ -105,5 +105,5 @@ fn one(folder: &Folder, remotes: &Remotes, task: Task, item: &Item, stats: &mut 
             report(folder.context.progress.as_ref(), &item.path, Error::Changed(why));
         }
     }
-    if explained { restore_mode(tree, &item.path, item.mode) } else { Ok(()) }
+    Ok(())
 }

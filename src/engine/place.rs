@@ -18,7 +18,7 @@ use crate::base::path::RelPath;
 use crate::base::progress::Progress;
 use crate::format::key::Keys;
 use crate::format::seal::Sealer;
-use crate::format::stub::StubHead;
+use crate::format::stub::{HEADER_LEN, StubHead};
 use crate::format::{chunker, manifest};
 use crate::local::inspect::{self, State};
 use crate::local::read::{Extent, Proof, Reading};
@@ -90,27 +90,32 @@ struct Job {
 const WINDOW: usize = 16 << 20;
 
 impl Placer<'_> {
-    /// Reads every path of `paths` and hands each with its tag to `sink` on the calling thread, in
+    /// Reads every path of `paths` (each with its size) and hands each to `sink` on the calling thread, in
     /// the order in which they are finished.
     pub fn run(
         &self,
-        paths: &mut (dyn Iterator<Item = Result<(u8, RelPath)>> + Send),
-        sink: &mut dyn FnMut(u8, RelPath, Found) -> Result<()>,
+        paths: &mut (dyn Iterator<Item = Result<(u64, RelPath)>> + Send),
+        sink: &mut dyn FnMut(RelPath, Found) -> Result<()>,
     ) -> Result<()> {
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
-        let (path_tx, path_rx) = bounded::<(u8, RelPath)>(512);
+        let (path_tx, path_rx) = bounded::<Vec<RelPath>>(threads * 2);
         let (job_tx, job_rx) = bounded::<Job>(threads * 2);
-        let (found_tx, found_rx) = bounded::<(u8, RelPath, Found)>(4096);
+        let (found_tx, found_rx) = bounded::<Vec<(RelPath, Found)>>(64);
         let failed = Failed::new(false);
         let failed = &failed;
         std::thread::scope(|scope| {
             let feeder = scope.spawn(move || -> Result<()> {
+                let mut portion = Portion::default();
                 for item in paths {
+                    let (size, path) = item?;
+                    let full = portion.push(size, path);
                     // The receivers are gone only if the run has failed elsewhere.
-                    if self.cancel.is_cancelled() || path_tx.send(item?).is_err() {
-                        break;
+                    if self.cancel.is_cancelled() || (full && path_tx.send(portion.take()).is_err()) {
+                        return Ok(());
                     }
                 }
+                // As above.
+                let _ = path_tx.send(portion.take());
                 Ok(())
             });
             let workers: Vec<_> = (0..threads)
@@ -127,8 +132,8 @@ impl Placer<'_> {
                 .collect();
             drop((path_rx, job_tx, job_rx, found_tx));
             let mut result = Ok(());
-            for (tag, path, found) in found_rx.iter() {
-                result = sink(tag, path, found);
+            for portion in found_rx.iter() {
+                result = portion.into_iter().try_for_each(|(path, found)| sink(path, found));
                 if result.is_err() {
                     break;
                 }
@@ -148,26 +153,30 @@ impl Placer<'_> {
 
     fn work(
         &self,
-        paths: &Receiver<(u8, RelPath)>,
+        portions: &Receiver<Vec<RelPath>>,
         jobs: &Sender<Job>,
-        out: &Sender<(u8, RelPath, Found)>,
+        out: &Sender<Vec<(RelPath, Found)>>,
         failed: &Failed,
     ) -> Result<()> {
         let mut sealer = Sealer::new()?;
-        for (tag, path) in paths.iter() {
-            if failed.load(Relaxed) {
-                break;
-            }
-            let found = match self.look(&path, &mut sealer, jobs) {
-                Ok(found) => found,
-                Err(e) if is_store_error(&e) => {
-                    failed.store(true, Relaxed);
-                    return Err(e);
+        for portion in portions.iter() {
+            let mut done = Vec::with_capacity(portion.len());
+            for path in portion {
+                if failed.load(Relaxed) || self.cancel.is_cancelled() {
+                    break;
                 }
-                Err(e) if e.is_missing() => Found::Gone,
-                Err(e) => Found::Problem(e),
-            };
-            if out.send((tag, path, found)).is_err() {
+                let found = match self.look(&path, &mut sealer, jobs) {
+                    Ok(found) => found,
+                    Err(e) if is_store_error(&e) => {
+                        failed.store(true, Relaxed);
+                        return Err(e);
+                    }
+                    Err(e) if e.is_missing() => Found::Gone,
+                    Err(e) => Found::Problem(e),
+                };
+                done.push((path, found));
+            }
+            if out.send(done).is_err() {
                 break;
             }
         }
@@ -175,42 +184,47 @@ impl Placer<'_> {
     }
 
     fn look(&self, path: &RelPath, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
+        // Nearly everything is a file: opening it tells as much as looking first.
+        match Reading::open(self.tree, path) {
+            Ok(reading) => return self.file(reading, sealer, jobs),
+            Err(e) if e.is_missing() => return Ok(Found::Gone),
+            Err(_) => {}
+        }
         let Some(stat) = self.tree.stat(path)? else { return Ok(Found::Gone) };
         match stat.kind {
             FileType::Dir => Ok(Found::Dir(stat)),
             FileType::Symlink => Ok(Found::Symlink(stat, self.tree.read_link(path)?)),
             FileType::Other(what) => Err(Error::Unsupported(format!("a {what}, which ddr does not keep"))),
-            FileType::File => self.file(path, sealer, jobs),
+            FileType::File => self.file(Reading::open(self.tree, path)?, sealer, jobs),
         }
     }
 
-    fn file(&self, path: &RelPath, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
-        let reading = Reading::open(self.tree, path)?;
-        let stat = reading.stat().clone();
-        match inspect::inspect(reading.file(), &stat, self.keys, self.folder)? {
-            State::Full => {}
-            State::Stub(head) => return Ok(Found::Stub(stat, head)),
-            State::Odd(why) => return Err(Error::Refused(why)),
-        }
+    fn file(&self, reading: Reading, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
         let cutting = Cutting::default();
+        let size = reading.stat().size;
         let extents = reading.extents()?;
         let whole = matches!(extents.as_slice(), [] | [Extent::Data { .. }]);
-        if whole && stat.size <= cutting.min() as u64 {
+        if whole && size <= cutting.min() as u64 {
             return self.small(reading, sealer);
         }
-        self.large(reading, &extents, cutting, jobs)
+        match inspect::inspect(reading.file(), reading.stat(), self.keys, self.folder)? {
+            State::Full => self.large(reading, &extents, cutting, jobs),
+            state => not_full(state, reading.stat()),
+        }
     }
 
     /// One read, one record, all in this thread.
     fn small(&self, reading: Reading, sealer: &mut Sealer) -> Result<Found> {
         let size = reading.stat().size;
-        // One byte more than expected, so that growth is noticed.
-        let mut raw = vec![0u8; size as usize + 1];
-        let n = reading.read_at(&mut raw, 0)?;
-        if n as u64 != size {
+        let mut raw = vec![0u8; size as usize];
+        if reading.read_at(&mut raw, 0)? as u64 != size {
             return Err(Error::Changed("changed while it was read".into()));
         }
-        raw.truncate(n);
+        let first = &raw[..raw.len().min(HEADER_LEN)];
+        match inspect::inspect_read(reading.file(), reading.stat(), first, self.keys, self.folder)? {
+            State::Full => {}
+            state => return not_full(state, reading.stat()),
+        }
         let proof = reading.finish()?;
         self.progress.advance(size);
         let content = ContentId(*blake3::hash(&raw).as_bytes());
@@ -340,6 +354,36 @@ impl Placer<'_> {
         }
         let sealed = sealer.seal(id, kind, raw);
         lacking.into_iter().try_for_each(|packs| packs.put(sealed.clone()).map_err(store_error))
+    }
+}
+
+/// A stub is a finding; anything odd is the user's, and left alone.
+fn not_full(state: State, stat: &Stat) -> Result<Found> {
+    match state {
+        State::Stub(head) => Ok(Found::Stub(stat.clone(), head)),
+        State::Odd(why) => Err(Error::Refused(why)),
+        State::Full => Err(Error::Changed("changed while it was read".into())),
+    }
+}
+
+/// Paths that one worker takes at once: many small files, or one large one.
+#[derive(Default)]
+struct Portion {
+    paths: Vec<RelPath>,
+    bytes: u64,
+}
+
+impl Portion {
+    /// Adds a path; tells whether it is enough.
+    fn push(&mut self, size: u64, path: RelPath) -> bool {
+        self.paths.push(path);
+        self.bytes += size;
+        self.paths.len() >= 64 || self.bytes >= 1 << 20
+    }
+
+    fn take(&mut self) -> Vec<RelPath> {
+        self.bytes = 0;
+        std::mem::take(&mut self.paths)
     }
 }
 

@@ -11,7 +11,10 @@ use rustix::fs::{Mode, OFlags};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 
-/// A list of tagged paths, being written.
+/// Bytes before each path: size, length.
+const HEAD: usize = 10;
+
+/// A list of paths with their sizes, being written.
 pub struct Spool {
     out: BufWriter<File>,
     /// How many were put.
@@ -30,10 +33,12 @@ impl Spool {
         Ok(Self { out: BufWriter::with_capacity(1 << 16, file), count: 0 })
     }
 
-    /// Adds a path with a tag.
-    pub fn put(&mut self, tag: u8, path: &RelPath) -> Result<()> {
+    /// Adds a path with a size.
+    pub fn put(&mut self, size: u64, path: &RelPath) -> Result<()> {
         let bytes = path.as_bytes();
-        let head = [tag, bytes.len() as u8, (bytes.len() >> 8) as u8];
+        let mut head = [0u8; HEAD];
+        head[..8].copy_from_slice(&size.to_le_bytes());
+        head[8..].copy_from_slice(&(bytes.len() as u16).to_le_bytes());
         self.count += 1;
         self.out
             .write_all(&head)
@@ -42,7 +47,7 @@ impl Spool {
     }
 
     /// Reads the list from its start.
-    pub fn read(self) -> Result<impl Iterator<Item = Result<(u8, RelPath)>>> {
+    pub fn read(self) -> Result<impl Iterator<Item = Result<(u64, RelPath)>>> {
         let fail = |e| Error::io("reading", "a temporary list", e);
         let mut file = self.out.into_inner().map_err(|e| fail(e.into_error()))?;
         file.rewind().map_err(fail)?;
@@ -50,13 +55,13 @@ impl Spool {
         let mut left = self.count;
         Ok(std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
-            let mut head = [0u8; 3];
+            let (mut size, mut len) = ([0u8; 8], [0u8; 2]);
             let mut bytes = Vec::new();
-            let read = input.read_exact(&mut head).and_then(|()| {
-                bytes.resize(usize::from(head[1]) | usize::from(head[2]) << 8, 0);
+            let read = input.read_exact(&mut size).and_then(|()| input.read_exact(&mut len)).and_then(|()| {
+                bytes.resize(usize::from(u16::from_le_bytes(len)), 0);
                 input.read_exact(&mut bytes)
             });
-            Some(read.map_err(fail).and_then(|()| Ok((head[0], RelPath::new(bytes)?))))
+            Some(read.map_err(fail).and_then(|()| Ok((u64::from_le_bytes(size), RelPath::new(bytes)?))))
         }))
     }
 }
@@ -89,7 +94,7 @@ mod tests {
             .map(|i| RelPath::new(format!("{}/{i}", "d".repeat(i % 200 + 1))).expect("valid"))
             .collect();
         for (i, path) in paths.iter().enumerate() {
-            spool.put(i as u8, path).expect("put");
+            spool.put(i as u64, path).expect("put");
         }
         let back: Vec<_> = spool.read().expect("read").map(|r| r.expect("item").1).collect();
         assert_eq!(back, paths);

@@ -362,10 +362,14 @@ impl Freeing {
                 });
             }
         });
+        let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
-        intent.close()?;
+        // A file that failed half-way stays named: the next command mends it.
+        if done.iter().all(|(_, result)| result.as_ref().err().is_none_or(is_untouched)) {
+            intent.close()?;
+        }
         let mut rows = Vec::with_capacity(batch.len());
-        for (i, result) in done.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for (i, result) in done {
             let row = &batch[i].row;
             match result {
                 Ok(stat) => {
@@ -395,6 +399,11 @@ fn convert_one(s: &Shared, candidate: &Candidate, item: &Item) -> Result<Stat> {
     let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head };
     let content = item.head.content;
     stub::convert(&target, &expect, &|file| still_hashes_to(file, content))
+}
+
+/// Whether a failed conversion left the file as it was.
+fn is_untouched(error: &Error) -> bool {
+    matches!(error, Error::Refused(_) | Error::Changed(_))
 }
 
 /// The stub a row's file would become.

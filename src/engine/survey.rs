@@ -5,6 +5,8 @@
 //! decided from bytes in `local::stub`. Merges a sorted walk with the sorted local table, so memory
 //! stays flat.
 
+use std::collections::HashSet;
+
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
@@ -149,15 +151,35 @@ fn tell_skipped(folder: &Folder, path: &RelPath, why: Skip) {
 
 /// Paths that the walk passed over: what is recorded there is not deleted, only unseen.
 #[derive(Default)]
-struct Hidden(Vec<(RelPath, bool)>);
+struct Hidden {
+    paths: HashSet<RelPath>,
+    subtrees: HashSet<RelPath>,
+}
 
 impl Hidden {
     fn add(&mut self, path: RelPath, subtree: bool) {
-        self.0.push((path, subtree));
+        if subtree {
+            self.subtrees.insert(path);
+        } else {
+            self.paths.insert(path);
+        }
     }
 
     fn covers(&self, path: &RelPath) -> bool {
-        self.0.iter().any(|(p, subtree)| p == path || (*subtree && path.is_under(p)))
+        if self.paths.contains(path) {
+            return true;
+        }
+        if self.subtrees.is_empty() {
+            return false;
+        }
+        let mut at = Some(path.clone());
+        while let Some(here) = at {
+            if self.subtrees.contains(&here) {
+                return true;
+            }
+            at = here.split().map(|(parent, _)| parent);
+        }
+        false
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
@@ -46,7 +47,7 @@ impl Target<'_> {
 pub(super) struct Exclusive {
     // Fields drop in this order: mode back (in `drop`), lease, descriptor.
     pub lease: Lease,
-    pub file: File,
+    pub file: Arc<File>,
     /// The file now.
     pub stat: Stat,
     /// The file before a read-only one was made writable; else the same as `stat`.
@@ -61,7 +62,7 @@ impl Exclusive {
     /// Opens and leases; every reason why that cannot be is `Refused`.
     pub fn open(root: &Root, path: &RelPath) -> Result<Self> {
         let opened = match root.try_open(path, Access::ReadWrite) {
-            Ok(fd) => Opened { file: File::from(fd), lent: None },
+            Ok(fd) => Opened { file: Arc::new(File::from(fd)), lent: None },
             Err(Errno::ACCESS) => Opened::lend(root, path)?,
             Err(e) => return Err(why_not_writable(root, path, e)),
         };
@@ -158,7 +159,7 @@ impl Drop for Exclusive {
 
 /// A file opened for writing, perhaps after its owner's write permission was lent to it.
 struct Opened {
-    file: File,
+    file: Arc<File>,
     lent: Option<Lent>,
 }
 
@@ -173,7 +174,7 @@ impl Opened {
     /// only the chmod can have moved the ctime between them.
     fn lend(root: &Root, path: &RelPath) -> Result<Self> {
         let full = root.full(path);
-        let reader = root.open_file(path, Access::Read)?;
+        let reader = Arc::new(root.open_file(path, Access::Read)?);
         let lease = Lease::take(&reader, LeaseKind::Read).map_err(|refused| match refused {
             LeaseRefused::Busy => {
                 Error::Refused("it is open for writing or mapped by another program".into())
@@ -195,7 +196,7 @@ impl Opened {
         match (after, reopened) {
             (Ok(after), Ok(fd)) => {
                 let before = Stat::from_raw(&raw).fingerprint();
-                Ok(Self { file: File::from(fd), lent: Some(Lent { mode, before, after }) })
+                Ok(Self { file: Arc::new(File::from(fd)), lent: Some(Lent { mode, before, after }) })
             }
             (after, reopened) => {
                 let _ = chmod(&reader, mode, &full);

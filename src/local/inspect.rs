@@ -32,16 +32,20 @@ pub fn inspect(file: &File, stat: &Stat, keys: &Keys, folder: FolderId) -> Resul
     if stat.size == 0 {
         return Ok(State::Full);
     }
-    let block = first_block(file)?;
+    inspect_read(file, stat, &first_block(file)?, keys, folder)
+}
+
+/// The same, for a caller that has read the first 4 KiB (or all of a shorter file) already.
+pub fn inspect_read(file: &File, stat: &Stat, block: &[u8], keys: &Keys, folder: FolderId) -> Result<State> {
     let odd = |why: &str| Ok(State::Odd(why.to_string()));
     let mark = marked(file)?;
     if mark.is_some_and(|m| m.state == MarkState::Filling) {
         return odd("it is half filled: its content was being written back when ddr was interrupted");
     }
-    if stub::looks_like_stub(&block) {
-        return read_stub(file, stat, &block, keys, folder);
+    if stub::looks_like_stub(block) {
+        return read_stub(file, stat, block, keys, folder);
     }
-    if mark.is_some() && (stub::has_stub_remains(&block) || FIRST_LINE.starts_with(&block)) {
+    if mark.is_some() && (stub::has_stub_remains(block) || FIRST_LINE.starts_with(block)) {
         return odd("its stub header was written over in part");
     }
     Ok(State::Full)

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
@@ -50,16 +51,16 @@ pub enum LeaseRefused {
 /// A lease; dropping it gives it back.
 #[derive(Debug)]
 pub struct Lease {
-    // A duplicate, so that the lease cannot outlive its descriptor and hit a reused number.
-    file: File,
+    // Shared, so that the lease cannot outlive its descriptor and hit a reused number.
+    file: Arc<File>,
     kind: LeaseKind,
 }
 
 impl Lease {
     /// Takes a lease through this descriptor.
-    pub fn take(file: &File, kind: LeaseKind) -> Result<Self, LeaseRefused> {
+    pub fn take(file: &Arc<File>, kind: LeaseKind) -> Result<Self, LeaseRefused> {
         ignore_lease_signals();
-        let lease = Self { file: file.try_clone().map_err(LeaseRefused::Unsupported)?, kind };
+        let lease = Self { file: Arc::clone(file), kind };
         match lease.control(libc::F_SETLEASE, kind.raw()) {
             Ok(_) => Ok(lease),
             Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => Err(LeaseRefused::Busy),

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
@@ -54,7 +55,7 @@ pub struct Proof {
 pub struct Reading {
     // Declared before the file: given back before the descriptor closes.
     lease: Result<Lease, String>,
-    file: File,
+    file: Arc<File>,
     stat: Stat,
     path: PathBuf,
 }
@@ -62,7 +63,7 @@ pub struct Reading {
 impl Reading {
     /// Opens a regular file; anything else is `Changed`.
     pub fn open(root: &Root, path: &RelPath) -> Result<Self> {
-        let file = root.open_file(path, Access::Read)?;
+        let file = Arc::new(root.open_file(path, Access::Read)?);
         let path = root.full(path);
         let lease = Lease::take(&file, LeaseKind::Read).map_err(|refused| match refused {
             LeaseRefused::Busy => "it is open for writing or mapped by another program".to_string(),
