@@ -77,11 +77,16 @@ pub struct Placer<'a> {
 /// Set when one thread has failed, so that the others do not carry on for nothing.
 type Failed = std::sync::atomic::AtomicBool;
 
-/// Bytes of one chunk on their way to the sealers.
-struct Job {
+/// A record's decoded bytes.
+struct Raw {
     id: RecordId,
     kind: Kind,
-    raw: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+/// One record on its way to the sealers.
+struct Job {
+    raw: Raw,
     /// Dropped when the record was put; carries an error back if it was not.
     done: Sender<Error>,
 }
@@ -161,11 +166,12 @@ impl Placer<'_> {
         let mut sealer = Sealer::new()?;
         for portion in portions.iter() {
             let mut done = Vec::with_capacity(portion.len());
+            let mut small = Vec::new();
             for path in portion {
                 if failed.load(Relaxed) || self.cancel.is_cancelled() {
                     break;
                 }
-                let found = match self.look(&path, &mut sealer, jobs) {
+                let found = match self.look(&path, jobs, &mut small) {
                     Ok(found) => found,
                     Err(e) if is_store_error(&e) => {
                         failed.store(true, Relaxed);
@@ -176,6 +182,7 @@ impl Placer<'_> {
                 };
                 done.push((path, found));
             }
+            self.put_all(&mut sealer, small).inspect_err(|_| failed.store(true, Relaxed))?;
             if out.send(done).is_err() {
                 break;
             }
@@ -183,10 +190,10 @@ impl Placer<'_> {
         Ok(())
     }
 
-    fn look(&self, path: &RelPath, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
+    fn look(&self, path: &RelPath, jobs: &Sender<Job>, small: &mut Vec<Raw>) -> Result<Found> {
         // Nearly everything is a file: opening it tells as much as looking first.
         match Reading::open(self.tree, path) {
-            Ok(reading) => return self.file(reading, sealer, jobs),
+            Ok(reading) => return self.file(reading, jobs, small),
             Err(e) if e.is_missing() => return Ok(Found::Gone),
             Err(_) => {}
         }
@@ -195,17 +202,17 @@ impl Placer<'_> {
             FileType::Dir => Ok(Found::Dir(stat)),
             FileType::Symlink => Ok(Found::Symlink(stat, self.tree.read_link(path)?)),
             FileType::Other(what) => Err(Error::Unsupported(format!("a {what}, which ddr does not keep"))),
-            FileType::File => self.file(Reading::open(self.tree, path)?, sealer, jobs),
+            FileType::File => self.file(Reading::open(self.tree, path)?, jobs, small),
         }
     }
 
-    fn file(&self, reading: Reading, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
+    fn file(&self, reading: Reading, jobs: &Sender<Job>, small: &mut Vec<Raw>) -> Result<Found> {
         let cutting = Cutting::default();
         let size = reading.stat().size;
         let extents = reading.extents()?;
         let whole = matches!(extents.as_slice(), [] | [Extent::Data { .. }]);
         if whole && size <= cutting.min() as u64 {
-            return self.small(reading, sealer);
+            return self.small(reading, small);
         }
         match inspect::inspect(reading.file(), reading.stat(), self.keys, self.folder)? {
             State::Full => self.large(reading, &extents, cutting, jobs),
@@ -213,8 +220,8 @@ impl Placer<'_> {
         }
     }
 
-    /// One read, one record, all in this thread.
-    fn small(&self, reading: Reading, sealer: &mut Sealer) -> Result<Found> {
+    /// One read, one record; it is put together with the others of its portion.
+    fn small(&self, reading: Reading, small: &mut Vec<Raw>) -> Result<Found> {
         let size = reading.stat().size;
         let mut raw = vec![0u8; size as usize];
         if reading.read_at(&mut raw, 0)? as u64 != size {
@@ -232,7 +239,7 @@ impl Placer<'_> {
             return Ok(Found::File(Placed { proof, content, body: None, records: vec![] }));
         }
         let id = self.keys.record_id(Kind::Chunk, &raw);
-        self.put(sealer, id, Kind::Chunk, raw)?;
+        small.push(Raw { id, kind: Kind::Chunk, bytes: raw });
         let body = Body { kind: Kind::Chunk, id };
         Ok(Found::File(Placed { proof, content, body: Some(body), records: vec![id] }))
     }
@@ -258,7 +265,8 @@ impl Placer<'_> {
                     self.cut(&reading, start, len, cutting, &mut hasher, &mut |raw| {
                         let id = self.keys.record_id(Kind::Chunk, &raw);
                         runs.push(Run::Data { id, len: raw.len() as u32 });
-                        send(jobs, Job { id, kind: Kind::Chunk, raw, done: done_tx.clone() })
+                        let raw = Raw { id, kind: Kind::Chunk, bytes: raw };
+                        send(jobs, Job { raw, done: done_tx.clone() })
                     })?;
                 }
             }
@@ -280,7 +288,8 @@ impl Placer<'_> {
                 if raw.len() > crate::format::seal::MAX_MANIFEST {
                     return Err(Error::Unsupported("larger than about 1.5 TiB of data".into()));
                 }
-                send(jobs, Job { id, kind: Kind::Manifest, raw, done: done_tx.clone() })?;
+                let raw = Raw { id, kind: Kind::Manifest, bytes: raw };
+                send(jobs, Job { raw, done: done_tx.clone() })?;
                 records.push(id);
                 Body { kind: Kind::Manifest, id }
             }
@@ -332,8 +341,8 @@ impl Placer<'_> {
 
     fn seal_all(&self, jobs: &Receiver<Job>) -> Result<()> {
         let mut sealer = Sealer::new()?;
-        for Job { id, kind, raw, done } in jobs.iter() {
-            if let Err(e) = self.put(&mut sealer, id, kind, raw) {
+        for Job { raw, done } in jobs.iter() {
+            if let Err(e) = self.put_all(&mut sealer, vec![raw]) {
                 // The file's worker is waiting for this; if it is gone, so is the run.
                 let _ = done.send(e);
             }
@@ -341,19 +350,20 @@ impl Placer<'_> {
         Ok(())
     }
 
-    /// Seals once, puts on every target that lacks the record.
-    fn put(&self, sealer: &mut Sealer, id: RecordId, kind: Kind, raw: Vec<u8>) -> Result<()> {
-        let mut lacking = Vec::with_capacity(self.targets.len());
-        for target in self.targets {
-            if !target.packs.has(&[id]).map_err(store_error)?[0] {
-                lacking.push(&target.packs);
+    /// Seals each record that a target lacks, once, and puts it on those that lack it.
+    fn put_all(&self, sealer: &mut Sealer, raw: Vec<Raw>) -> Result<()> {
+        let ids: Vec<RecordId> = raw.iter().map(|r| r.id).collect();
+        let has: Vec<Vec<bool>> =
+            self.targets.iter().map(|t| t.packs.has(&ids).map_err(store_error)).collect::<Result<_>>()?;
+        for (i, Raw { id, kind, bytes }) in raw.into_iter().enumerate() {
+            let lacking = || self.targets.iter().zip(&has).filter(|(_, has)| !has[i]);
+            if lacking().next().is_none() {
+                continue;
             }
+            let sealed = sealer.seal(id, kind, bytes);
+            lacking().try_for_each(|(target, _)| target.packs.put(sealed.clone()).map_err(store_error))?;
         }
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        let sealed = sealer.seal(id, kind, raw);
-        lacking.into_iter().try_for_each(|packs| packs.put(sealed.clone()).map_err(store_error))
+        Ok(())
     }
 }
 

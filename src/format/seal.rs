@@ -55,6 +55,8 @@ pub fn check(flags: u8, payload: &[u8]) -> u64 {
 pub struct Sealer {
     zstd: zstd::bulk::Compressor<'static>,
     sample: zstd::bulk::Compressor<'static>,
+    /// Room for the worst case, used again and again.
+    buffer: Vec<u8>,
 }
 
 impl Sealer {
@@ -62,7 +64,7 @@ impl Sealer {
     pub fn new() -> Result<Self> {
         let make =
             |level| zstd::bulk::Compressor::new(level).map_err(|e| Error::Unsupported(format!("zstd: {e}")));
-        Ok(Self { zstd: make(LEVEL)?, sample: make(1)? })
+        Ok(Self { zstd: make(LEVEL)?, sample: make(1)?, buffer: Vec::new() })
     }
 
     /// Seals bytes whose id is already known.
@@ -80,8 +82,13 @@ impl Sealer {
         if raw.len() >= SAMPLE_FROM && !self.looks_compressible(raw) {
             return None;
         }
-        let packed = self.zstd.compress(raw).ok()?;
-        (packed.len() + raw.len() / 33 < raw.len()).then_some(packed)
+        let limit = zstd::zstd_safe::compress_bound(raw.len());
+        if self.buffer.len() < limit {
+            self.buffer.resize(limit, 0);
+        }
+        let len = self.zstd.compress_to_buffer(raw, &mut self.buffer[..limit]).ok()?;
+        // An exact copy: records wait in memory until their pack is full.
+        (len + raw.len() / 33 < raw.len()).then(|| self.buffer[..len].to_vec())
     }
 
     /// Compresses three samples at the fastest level: already packed data shows at once.
@@ -90,7 +97,10 @@ impl Sealer {
         let at = [0, (raw.len() - SAMPLE) / 2, raw.len() - SAMPLE];
         at.iter().any(|at| {
             let part = &raw[*at..at + SAMPLE];
-            self.sample.compress(part).is_ok_and(|packed| packed.len() + SAMPLE / 33 < SAMPLE)
+            let limit = zstd::zstd_safe::compress_bound(SAMPLE);
+            self.buffer.resize(self.buffer.len().max(limit), 0);
+            let packed = self.sample.compress_to_buffer(part, &mut self.buffer[..limit]);
+            packed.is_ok_and(|len| len + SAMPLE / 33 < SAMPLE)
         })
     }
 }
@@ -99,13 +109,15 @@ impl Sealer {
 pub struct Opener {
     zstd: zstd::bulk::Decompressor<'static>,
     keys: Keys,
+    /// For bytes that are only checked, used again and again.
+    buffer: Vec<u8>,
 }
 
 impl Opener {
     /// Allocates the decompression context.
     pub fn new(keys: &Keys) -> Result<Self> {
         let zstd = zstd::bulk::Decompressor::new().map_err(|e| Error::Unsupported(format!("zstd: {e}")))?;
-        Ok(Self { zstd, keys: keys.clone() })
+        Ok(Self { zstd, keys: keys.clone(), buffer: Vec::new() })
     }
 
     /// The decoded bytes, after checking length and hash.
@@ -124,18 +136,27 @@ impl Opener {
         if sealed.flags & FLAG_ZSTD == 0 {
             return self.check(sealed, &sealed.payload);
         }
-        let raw = self.decompress(sealed)?;
-        self.check(sealed, &raw)
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let done =
+            self.decompress_into(sealed, &mut buffer).and_then(|len| self.check(sealed, &buffer[..len]));
+        self.buffer = buffer;
+        done
+    }
+
+    /// Decompresses to the front of a buffer that only ever grows.
+    fn decompress_into(&mut self, sealed: &Sealed, buffer: &mut Vec<u8>) -> Result<usize> {
+        check_bounds(sealed)?;
+        let len = sealed.raw_len as usize;
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        self.zstd
+            .decompress_to_buffer(&sealed.payload, &mut buffer[..len])
+            .map_err(|e| Error::corrupt(name(sealed), format!("zstd: {e}")))
     }
 
     fn decompress(&mut self, sealed: &Sealed) -> Result<Vec<u8>> {
-        let limit = max_raw(sealed.kind);
-        if sealed.flags & !FLAG_ZSTD != 0 {
-            return Err(Error::Unsupported(format!("record {} has unknown flags", sealed.id.short())));
-        }
-        if sealed.raw_len as usize > limit {
-            return Err(Error::corrupt(name(sealed), "declared length out of range"));
-        }
+        check_bounds(sealed)?;
         self.zstd
             .decompress(&sealed.payload, sealed.raw_len as usize)
             .map_err(|e| Error::corrupt(name(sealed), format!("zstd: {e}")))
@@ -153,6 +174,17 @@ impl Opener {
         }
         Ok(())
     }
+}
+
+/// Flags and declared length, before anything is allocated.
+fn check_bounds(sealed: &Sealed) -> Result<()> {
+    if sealed.flags & !FLAG_ZSTD != 0 {
+        return Err(Error::Unsupported(format!("record {} has unknown flags", sealed.id.short())));
+    }
+    if sealed.raw_len as usize > max_raw(sealed.kind) {
+        return Err(Error::corrupt(name(sealed), "declared length out of range"));
+    }
+    Ok(())
 }
 
 /// Largest decoded length of a kind of record.

@@ -57,7 +57,8 @@ pub trait Store: Send + Sync {
         sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
     ) -> Result<()>;
 
-    /// Takes a record to keep; may return before it is written. After a failed write every later
+    /// Takes a record to keep; may return before it is written. Callers ask [`Store::has`] first: a
+    /// record that is already there may be kept twice. After a failed write every later
     /// `put` and `flush` of this handle fails.
     fn put(&self, sealed: Sealed) -> Result<()>;
 

@@ -79,7 +79,7 @@ fn an_unreadable_mark_stops_deduplication_not_reading() {
     let store = place.open();
     assert_eq!(store.refresh().unwrap().damaged.len(), 1);
     assert!(matches!(store.has(&[record.id]), Err(Error::Corrupt { .. })));
-    assert!(store.put(chunk(2, 100)).is_err() && store.list(&mut |_, _| Ok(())).is_err());
+    assert!(store.list(&mut |_, _| Ok(())).is_err());
     assert!(store.remove(&pack_names(&store)).is_err());
     assert_reads_back(&store, std::slice::from_ref(&record));
     bucket.damage(&names::mark(1), |b| b[20] ^= 1).unwrap();

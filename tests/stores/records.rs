@@ -80,9 +80,10 @@ fn duplicates_are_stored_once_and_answered_once() {
         let store = place.open();
         let a = chunk(1, 100_000);
         put_all(&store, &[a.clone(), a.clone()]);
-        let before = objects(place.bucket.as_ref(), "");
+        let size: u64 = objects(place.bucket.as_ref(), "data/").values().sum();
+        assert!(size < 150_000, "{}: {size} bytes for one record", place.label);
+        // Put again by somebody who did not ask first: kept twice, answered once.
         put_all(&store, std::slice::from_ref(&a));
-        assert_eq!(objects(place.bucket.as_ref(), ""), before, "{}", place.label);
         assert_eq!(store.has(&[a.id, a.id]).unwrap(), [true, true]);
         assert_eq!(get(&store, &[a.id, a.id, a.id]).len(), 1);
         assert_eq!(list(&store).len(), 1);

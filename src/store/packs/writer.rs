@@ -148,16 +148,6 @@ impl Writer {
 
     /// Takes a record; waits while too many packs are under way.
     pub fn put(&self, sealed: Sealed) -> Result<()> {
-        {
-            let state = self.shared.state();
-            state.check()?;
-            if state.pending.contains(&sealed.id) {
-                return Ok(());
-            }
-        }
-        if self.shared.catalog.present(&[sealed.id])?[0] {
-            return Ok(());
-        }
         let mut state = self.shared.state();
         state.check()?;
         if !state.pending.insert(sealed.id) {
