@@ -241,3 +241,44 @@ fn i6_nothing_is_lost_when_killed_at_random_moments() {
         "kill drill: {kills} kills, {mended} times the next command mended something, nothing lost"
     ));
 }
+
+/// Every operation of a restore that changes names (with `DDR_DRILL` above 1 every one) as its last:
+/// the name has the old or the new file, and nothing else is there.
+#[test]
+fn i6_a_restore_cut_short_leaves_the_old_or_the_new_file() {
+    if !cfg!(debug_assertions) {
+        return say("restore drill skipped: a release build has no faults");
+    }
+    let kind = if scale() > 1 { "last" } else { "link-last" };
+    let ended = |fault: &String| cut_restore(fault).unwrap_or_else(|why| panic!("{fault}: {why}"));
+    let tried = (1..).map(|k| format!("{kind}:{k}")).take_while(|fault| !ended(fault)).count();
+    assert!(tried > 5, "a restore has more than {tried} operations");
+    say(&format!("restore drill: cut short at {tried} operations, nothing lost"));
+}
+
+/// Whether the fault came too late to matter.
+fn cut_restore(fault: &str) -> Result<bool, String> {
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    let path = sandbox.folder().join("file");
+    let write = |text: &str| std::fs::write(&path, text).map_err(|e| e.to_string());
+    write("the first version")?;
+    sandbox.ok(&["commit", "-m", "one"])?;
+    write("the second version, which is longer")?;
+    let output = sandbox.start(&["restore", "file#1"], Some(fault)).wait().expect(&[0, 86])?;
+    sandbox.ok(&["status"])?;
+    let names = crate::support::tree::walk(&sandbox.folder()).map_err(|e| e.to_string())?;
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    let wanted = text == "the first version" || (output.code != Some(0) && text.starts_with("the second"));
+    if names != [Path::new("file")] || !wanted {
+        return Err(format!("the tree is {names:?}, the file holds {text:?}"));
+    }
+    sandbox.ok(&["commit", "-m", "two"])?;
+    sandbox.ok(&["restore", "file#2"])?;
+    sandbox.ok(&["fsck", "--read-data"])?;
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    if !text.starts_with("the second") {
+        return Err(format!("version 2 is lost: {text:?}"));
+    }
+    Ok(output.code == Some(0))
+}
