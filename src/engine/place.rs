@@ -185,13 +185,14 @@ impl Placer<'_> {
     }
 
     fn file(&self, path: &RelPath, sealer: &mut Sealer, jobs: &Sender<Job>) -> Result<Found> {
-        let reading = Reading::open(self.tree, path)?;
-        let stat = reading.stat().clone();
-        match inspect::inspect(reading.file(), &stat, self.keys, self.folder)? {
-            State::Full => {}
-            State::Stub(head) => return Ok(Found::Stub(stat, head)),
-            State::Odd(why) => return Err(Error::Refused(why)),
+        let mut reading = Reading::open(self.tree, path)?;
+        match inspect::inspect_mark(reading.file(), reading.stat(), self.keys, self.folder)? {
+            (State::Full, false) => {}
+            (State::Full, true) => reading = reading.unmark()?,
+            (State::Stub(head), _) => return Ok(Found::Stub(reading.stat().clone(), head)),
+            (State::Odd(why), _) => return Err(Error::Refused(why)),
         }
+        let stat = reading.stat().clone();
         let cutting = Cutting::default();
         let extents = reading.extents()?;
         let whole = matches!(extents.as_slice(), [] | [Extent::Data { .. }]);

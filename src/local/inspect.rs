@@ -13,7 +13,7 @@ use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::format::key::Keys;
-use crate::format::stub::{self, FIRST_LINE, HEADER_LEN, MarkState, StubHead};
+use crate::format::stub::{self, FIRST_LINE, HEADER_LEN, InodeMark, MarkState, StubHead};
 
 /// What a file is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,9 +32,20 @@ pub fn inspect(file: &File, stat: &Stat, keys: &Keys, folder: FolderId) -> Resul
     if stat.size == 0 {
         return Ok(State::Full);
     }
+    judge(file, stat, marked(file)?, keys, folder)
+}
+
+/// The same, and whether it is a full file that still carries the mark of the stub it once was.
+pub fn inspect_mark(file: &File, stat: &Stat, keys: &Keys, folder: FolderId) -> Result<(State, bool)> {
+    let mark = marked(file)?;
+    let state = if stat.size == 0 { State::Full } else { judge(file, stat, mark, keys, folder)? };
+    let outlived = mark.is_some() && state == State::Full;
+    Ok((state, outlived))
+}
+
+fn judge(file: &File, stat: &Stat, mark: Option<InodeMark>, keys: &Keys, folder: FolderId) -> Result<State> {
     let block = first_block(file)?;
     let odd = |why: &str| Ok(State::Odd(why.to_string()));
-    let mark = marked(file)?;
     if mark.is_some_and(|m| m.state == MarkState::Filling) {
         return odd("it is half filled: its content was being written back when ddr was interrupted");
     }
