@@ -6,8 +6,6 @@
 //! a new machine gets everything from the store. `DDR_DRILL=1` tries a few operations of each
 //! command, spread evenly; a large enough value tries every one.
 
-use std::path::{Path, PathBuf};
-
 use crate::support::content::Random;
 use crate::support::steps::{Acked, Step, Verb};
 use crate::support::tree::{Model, read};
@@ -62,7 +60,7 @@ impl Scenario {
             }
         }
         if self.verb == Verb::Rebuild {
-            remove_databases(&sandbox)?;
+            sandbox.remove_databases()?;
         }
         Ok((sandbox, model))
     }
@@ -145,34 +143,6 @@ fn spread(n: u64, wanted: usize) -> Vec<u64> {
     let mut out: Vec<u64> = (0..wanted).map(|i| 1 + i * n.saturating_sub(1) / (wanted - 1).max(1)).collect();
     out.dedup();
     out
-}
-
-/// Removes every SQLite file of the sandbox's machine; their names are found by their first bytes.
-fn remove_databases(sandbox: &Sandbox) -> Result<(), String> {
-    let machine = sandbox.folder().parent().map(PathBuf::from).ok_or("a folder below a machine")?;
-    let mut todo = vec![machine];
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(&dir).map_err(|e| e.to_string())?.flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                todo.push(path);
-            } else if is_database(&path) {
-                for suffix in ["", "-wal", "-shm"] {
-                    let mut name = path.clone().into_os_string();
-                    name.push(suffix);
-                    // Not every database has a log beside it.
-                    let _ = std::fs::remove_file(name);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_database(path: &Path) -> bool {
-    use std::io::Read;
-    let mut head = [0u8; 15];
-    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"SQLite format 3"
 }
 
 fn drill(name: &'static str, before: &'static [Before], verb: Verb, command: Words) {

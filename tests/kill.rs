@@ -241,3 +241,99 @@ fn i6_nothing_is_lost_when_killed_at_random_moments() {
         "kill drill: {kills} kills, {mended} times the next command mended something, nothing lost"
     ));
 }
+
+/// Every operation of a restore that changes names (with `DDR_DRILL` above 1 every one) as its last:
+/// the name has the old or the new file, and nothing else is there.
+#[test]
+fn i6_a_restore_cut_short_leaves_the_old_or_the_new_file() {
+    if !cfg!(debug_assertions) {
+        return say("restore drill skipped: a release build has no faults");
+    }
+    let kind = if scale() > 1 { "last" } else { "link-last" };
+    let ended = |fault: &String| cut_restore(fault).unwrap_or_else(|why| panic!("{fault}: {why}"));
+    let tried = (1..).map(|k| format!("{kind}:{k}")).take_while(|fault| !ended(fault)).count();
+    assert!(tried > 5, "a restore has more than {tried} operations");
+    say(&format!("restore drill: cut short at {tried} operations, nothing lost"));
+}
+
+/// Whether the fault came too late to matter.
+fn cut_restore(fault: &str) -> Result<bool, String> {
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    let path = sandbox.folder().join("file");
+    let write = |text: &str| std::fs::write(&path, text).map_err(|e| e.to_string());
+    write("the first version")?;
+    sandbox.ok(&["commit", "-m", "one"])?;
+    write("the second version, which is longer")?;
+    let output = sandbox.start(&["restore", "file#1"], Some(fault)).wait().expect(&[0, 86])?;
+    sandbox.ok(&["status"])?;
+    let names = crate::support::tree::walk(&sandbox.folder()).map_err(|e| e.to_string())?;
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    let wanted = text == "the first version" || (output.code != Some(0) && text.starts_with("the second"));
+    if names != [Path::new("file")] || !wanted {
+        return Err(format!("the tree is {names:?}, the file holds {text:?}"));
+    }
+    sandbox.ok(&["commit", "-m", "two"])?;
+    sandbox.ok(&["restore", "file#2"])?;
+    sandbox.ok(&["fsck", "--read-data"])?;
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+    if !text.starts_with("the second") {
+        return Err(format!("version 2 is lost: {text:?}"));
+    }
+    Ok(output.code == Some(0))
+}
+
+/// What is gone from the tree is in no log: a rebuild that ends early must not make ddr forget it.
+#[test]
+fn i6_a_rebuild_cut_short_still_knows_what_was_deleted() {
+    if !cfg!(debug_assertions) {
+        return say("rebuild drill skipped: a release build has no faults");
+    }
+    let ended = |fault: &String| cut_rebuild(fault).unwrap_or_else(|why| panic!("{fault}: {why}"));
+    let tried = (1..).map(|k| format!("last:{k}")).take_while(|fault| !ended(fault)).count();
+    assert!(tried > 2, "a rebuild has more than {tried} operations");
+}
+
+/// Whether the fault came too late to matter.
+fn cut_rebuild(fault: &str) -> Result<bool, String> {
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    for name in ["kept", "gone"] {
+        std::fs::write(sandbox.folder().join(name), name).map_err(|e| e.to_string())?;
+    }
+    sandbox.ok(&["commit", "-m", "both"])?;
+    std::fs::remove_file(sandbox.folder().join("gone")).map_err(|e| e.to_string())?;
+    let output = sandbox.start(&["rebuild"], Some(fault)).wait().expect(&[0, 86])?;
+    let status = sandbox.ok(&["status"])?;
+    if status.stdout.lines().filter(|l| l.starts_with("D gone") || l.starts_with("A ")).count() != 1 {
+        return Err(format!("status says {}{}", status.stdout, status.stderr));
+    }
+    sandbox.ok(&["commit", "-m", "one"])?;
+    let clone = sandbox.clone_and_fill("two")?;
+    if clone.folder().join("gone").exists() || !clone.folder().join("kept").exists() {
+        return Err("the clone has not the same files".into());
+    }
+    Ok(output.code == Some(0))
+}
+
+/// Only stubs carry a mark: a tool that copies attributes would spread it.
+#[test]
+fn the_mark_of_a_stub_that_was_written_over_goes_with_the_next_commit() {
+    let sandbox = Sandbox::new();
+    sandbox.set_up().unwrap();
+    let marked = |name: &str| {
+        let path = sandbox.folder().join(name);
+        rustix::fs::lgetxattr(&path, ddr::format::stub::XATTR, &mut [0u8; 256][..]).is_ok()
+    };
+    for name in ["long", "empty"] {
+        std::fs::write(sandbox.folder().join(name), name.repeat(20_000)).unwrap();
+    }
+    sandbox.ok(&["stash", "."]).unwrap();
+    assert!(marked("long") && marked("empty"));
+    std::fs::write(sandbox.folder().join("long"), "new".repeat(20_000)).unwrap();
+    std::fs::write(sandbox.folder().join("empty"), "").unwrap();
+    sandbox.ok(&["commit"]).unwrap();
+    assert!(!marked("long") && !marked("empty"));
+    // What was recorded is what is there: the next run has nothing to look at again.
+    assert!(sandbox.ok(&["status"]).unwrap().stdout.contains("nothing changed"));
+}

@@ -23,6 +23,7 @@ use crate::base::progress::Progress;
 use crate::format::key::{FolderKey, Keys, origin_id};
 use crate::history::History;
 use crate::history::log::{self, Identity};
+use crate::local::replace;
 use crate::local::root::Root;
 use crate::store::dir::DirBucket;
 
@@ -152,6 +153,9 @@ impl Folder {
             }
             self.identity.epoch = claimed.epoch;
             self.instance = Some(claimed);
+            if replace::sweep(&self.temp_dir())? {
+                self.context.progress.note("mended: removed what an interrupted restore left");
+            }
         }
         Ok(())
     }

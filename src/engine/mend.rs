@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use super::content::Content;
 use super::folder::Folder;
+use super::rebuild;
 use super::remotes::Remotes;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -32,12 +33,16 @@ pub struct MendStats {
 
 /// Whether anything waits to be mended.
 pub fn is_needed(folder: &Folder) -> Result<bool> {
-    Ok(!intent::pending(&folder.intents())?.is_empty())
+    Ok(rebuild::is_unfinished(folder) || !intent::pending(&folder.intents())?.is_empty())
 }
 
-/// Judges every file that a pending intent names.
+/// Finishes an interrupted rebuild, then judges every file that a pending intent names.
 pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     let mut stats = MendStats::default();
+    if rebuild::is_unfinished(folder) {
+        rebuild::resume(folder)?;
+        folder.context.progress.note("mended: took over what an interrupted rebuild had set aside");
+    }
     let pending = intent::pending(&folder.intents())?;
     if pending.is_empty() {
         return Ok(stats);

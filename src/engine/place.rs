@@ -214,9 +214,22 @@ impl Placer<'_> {
         if whole && size <= cutting.min() as u64 {
             return self.small(reading, small);
         }
-        match inspect::inspect(reading.file(), reading.stat(), self.keys, self.folder)? {
-            State::Full => self.large(reading, &extents, cutting, jobs),
-            state => not_full(state, reading.stat()),
+        let first = inspect::first_block(reading.file())?;
+        match self.only_full(reading, &first)? {
+            Ok(reading) => self.large(reading, &extents, cutting, jobs),
+            Err(stub) => Ok(stub),
+        }
+    }
+
+    /// Goes on with a full file, freed of a mark it outlived; a stub is a finding, anything odd is the
+    /// user's and left alone.
+    fn only_full(&self, reading: Reading, first: &[u8]) -> Result<std::result::Result<Reading, Found>> {
+        let stat = reading.stat();
+        match inspect::inspect_mark(reading.file(), stat, first, self.keys, self.folder)? {
+            (State::Full, false) => Ok(Ok(reading)),
+            (State::Full, true) => Ok(Ok(reading.unmark()?)),
+            (State::Stub(head), _) => Ok(Err(Found::Stub(stat.clone(), head))),
+            (State::Odd(why), _) => Err(Error::Refused(why)),
         }
     }
 
@@ -228,10 +241,10 @@ impl Placer<'_> {
             return Err(Error::Changed("changed while it was read".into()));
         }
         let first = &raw[..raw.len().min(HEADER_LEN)];
-        match inspect::inspect_read(reading.file(), reading.stat(), first, self.keys, self.folder)? {
-            State::Full => {}
-            state => return not_full(state, reading.stat()),
-        }
+        let reading = match self.only_full(reading, first)? {
+            Ok(reading) => reading,
+            Err(stub) => return Ok(stub),
+        };
         let proof = reading.finish()?;
         self.progress.advance(size);
         let content = ContentId(*blake3::hash(&raw).as_bytes());
@@ -364,15 +377,6 @@ impl Placer<'_> {
             lacking().try_for_each(|(target, _)| target.packs.put(sealed.clone()).map_err(store_error))?;
         }
         Ok(())
-    }
-}
-
-/// A stub is a finding; anything odd is the user's, and left alone.
-fn not_full(state: State, stat: &Stat) -> Result<Found> {
-    match state {
-        State::Stub(head) => Ok(Found::Stub(stat.clone(), head)),
-        State::Odd(why) => Err(Error::Refused(why)),
-        State::Full => Err(Error::Changed("changed while it was read".into())),
     }
 }
 

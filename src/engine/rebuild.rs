@@ -57,7 +57,8 @@ pub fn rebuild(dir: &Path, context: Context) -> Result<(Folder, RebuildStats)> {
 /// the tree held when last looked at is in no log, and tells a deletion from a file never made.
 fn set_aside(dir: &Path, context: &Context) -> Result<PathBuf> {
     // Held while the files go, so that nobody else is using them.
-    let folder = Folder::open(dir, Access::Write, context.clone())?;
+    let mut folder = Folder::open(dir, Access::Write, context.clone())?;
+    resume(&mut folder)?;
     let remotes = Remotes::open_all(&folder)?;
     let index = context.cache_dir.join("index");
     let stores: Vec<_> = remotes.online.iter().map(|r| r.packs.id()).collect();
@@ -65,36 +66,58 @@ fn set_aside(dir: &Path, context: &Context) -> Result<PathBuf> {
     for store in stores {
         remove_db(&index.join(format!("{store}.db")))?;
     }
-    let (current, aside) = (dir.join("history.db"), dir.join("history.db.old"));
-    // An interrupted rebuild left the better one aside already.
-    let is_better = folder.history.local_cursor(&RelPath::root()).next()?.is_some() || !aside.exists();
+    let (current, aside) = (dir.join("history.db"), aside_of(dir));
     drop(folder);
-    if is_better {
-        remove_db(&aside)?;
-        for suffix in ["", "-wal", "-shm"] {
-            let (from, to) = (with_suffix(&current, suffix), with_suffix(&aside, suffix));
-            match std::fs::rename(&from, &to) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("moving", from, e));
-                }
-                _ => {}
+    // The database itself last: a fresh one must never find the old one's write-ahead log.
+    for suffix in ["-wal", "-shm", ""] {
+        let (from, to) = (with_suffix(&current, suffix), with_suffix(&aside, suffix));
+        match std::fs::rename(&from, &to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("moving", from, e));
             }
+            _ => {}
         }
     }
-    remove_db(&current)?;
     Ok(aside)
+}
+
+fn aside_of(dir: &Path) -> PathBuf {
+    dir.join("history.db.old")
+}
+
+/// Whether a rebuild was interrupted after it had taken the old database away.
+pub fn is_unfinished(folder: &Folder) -> bool {
+    aside_of(&folder.dir).exists()
+}
+
+/// Gives the new database what the old one knew of the tree, before anything is compared with it: a
+/// path that is gone would otherwise pass for one that never was here.
+pub fn resume(folder: &mut Folder) -> Result<()> {
+    let aside = aside_of(&folder.dir);
+    if folder.tree.is_some() {
+        carry_over(folder, &aside)?;
+    }
+    remove_db(&aside)
 }
 
 /// Takes over what the old database knew of the tree, as far as it can be read and the new history
 /// knows the versions it names. Never `proven`.
 fn carry_over(folder: &mut Folder, aside: &Path) -> Result<()> {
-    let Ok(old) = History::open_read_only(aside) else { return Ok(()) };
+    let old = match History::open_read_only(aside) {
+        Ok(old) => old,
+        // There is none, or it cannot be read: then the tree is compared with the logs alone.
+        Err(Error::Missing(_) | Error::Db(_) | Error::Corrupt { .. } | Error::Unsupported(_)) => {
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    };
     let known: HashMap<OriginId, u64> =
         folder.history.knowledge()?.into_iter().map(|d| (d.origin, d.number)).collect();
     let mut cursor = old.local_cursor(&RelPath::root());
     let mut rows = Vec::new();
     while let Ok(Some(row)) = cursor.next() {
-        if known.get(&row.dot.origin).is_some_and(|n| *n >= row.dot.number) {
+        let is_known = known.get(&row.dot.origin).is_some_and(|n| *n >= row.dot.number);
+        if is_known && folder.history.local(&row.path)?.is_none() {
             rows.push(LocalRow { proven: false, ..row });
         }
         if rows.len() >= BATCH {

@@ -4,7 +4,6 @@
 //! now is recorded in history first, so that restoring never loses anything.
 
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::disk;
 use crate::history::Past;
+use crate::local::replace::{Place, replace_file, replace_link};
 use crate::model::entry::{FileKind, Version};
 use crate::model::manifest::Run;
 
@@ -108,41 +108,32 @@ fn save_current(folder: &mut Folder, path: &RelPath, force: bool) -> Result<()> 
     Ok(())
 }
 
-/// Writes one version under a temporary name, verified and durable, then gives it its name.
+/// Writes one version, verified and durable, then gives it its name.
 pub fn write_version(folder: &Folder, remotes: &Remotes, version: &Version, to: &Path) -> Result<()> {
     if version.kind == FileKind::Dir {
         return std::fs::create_dir_all(to).map_err(|e| Error::io("creating", to, e));
     }
-    let parent = match to.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    std::fs::create_dir_all(&parent).map_err(|e| Error::io("creating", &parent, e))?;
-    let dir = File::open(&parent).map_err(|e| Error::io("opening", &parent, e))?;
-    let name = to.file_name().ok_or_else(|| Error::Invalid(format!("{} is no file name", to.display())))?;
-    let temp_name = format!(".ddr-restore-{}", std::process::id());
-    let temp = parent.join(&temp_name);
-    let written = write_temp(folder, remotes, version, &temp).and_then(|()| {
-        disk::rename_over(&dir, temp_name.as_bytes(), &dir, name.as_bytes())
-            .map_err(|e| Error::io("naming", to, e))?;
-        disk::sync_dir(&dir, &parent)
-    });
-    if written.is_err() {
-        // Nothing has its name yet; the leftover is ours.
-        let _ = std::fs::remove_file(&temp);
+    if to.file_name().is_none() {
+        return Err(Error::Invalid(format!("{} is no file name", to.display())));
     }
-    written
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io("creating", parent, e))?;
+    }
+    let aside = folder.temp_dir();
+    let place = Place { to, aside: &aside };
+    match &version.target {
+        Some(target) => replace_link(place, target, version.mtime),
+        None => replace_file(place, &mut |file| write_content(folder, remotes, version, file, to)),
+    }
 }
 
-fn write_temp(folder: &Folder, remotes: &Remotes, version: &Version, temp: &Path) -> Result<()> {
-    let times = filetime::FileTime::from_unix_time(version.mtime.secs, version.mtime.nanos);
-    if let Some(target) = &version.target {
-        let target = Path::new(std::ffi::OsStr::from_bytes(target));
-        std::os::unix::fs::symlink(target, temp).map_err(|e| Error::io("creating", temp, e))?;
-        return filetime::set_symlink_file_times(temp, times, times)
-            .map_err(|e| Error::io("dating", temp, e));
-    }
-    let file = File::create_new(temp).map_err(|e| Error::io("creating", temp, e))?;
+fn write_content(
+    folder: &Folder,
+    remotes: &Remotes,
+    version: &Version,
+    file: &File,
+    to: &Path,
+) -> Result<()> {
     let mut content = Content::open(remotes, &folder.keys, version.body, version.size)?;
     folder.context.progress.stage("restoring", version.size, true);
     let runs = content.runs().to_vec();
@@ -152,13 +143,14 @@ fn write_temp(folder: &Folder, remotes: &Remotes, version: &Version, temp: &Path
         if let Run::Data { len, .. } = run {
             buffer.resize(len as usize, 0);
             content.read(offset, &mut buffer)?;
-            disk::write_at(&file, &buffer, offset, temp)?;
+            disk::write_at(file, &buffer, offset, to)?;
         }
         folder.context.progress.advance(run.len());
     }
-    file.set_len(version.size).map_err(|e| Error::io("sizing", temp, e))?;
+    file.set_len(version.size).map_err(|e| Error::io("sizing", to, e))?;
     let mode = std::fs::Permissions::from_mode(u32::from(version.mode));
-    file.set_permissions(mode).map_err(|e| Error::io("setting the mode of", temp, e))?;
-    filetime::set_file_handle_times(&file, None, Some(times)).map_err(|e| Error::io("dating", temp, e))?;
-    disk::sync_file(&file, temp)
+    file.set_permissions(mode).map_err(|e| Error::io("setting the mode of", to, e))?;
+    let time = filetime::FileTime::from_unix_time(version.mtime.secs, version.mtime.nanos);
+    filetime::set_file_handle_times(file, None, Some(time)).map_err(|e| Error::io("dating", to, e))?;
+    disk::sync_file(file, to)
 }

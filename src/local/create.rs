@@ -159,15 +159,20 @@ impl<'p> New<'p> {
         if let Some(temp) = &self.temp {
             return disk::rename_new(&self.parent, temp, &self.parent, self.name);
         }
-        disk::point(Op::Link)?;
-        match rustix::fs::linkat(&self.file, c"", &self.parent, self.name, AtFlags::EMPTY_PATH) {
-            // Older kernels want a privilege for that form.
-            Err(Errno::NOENT | Errno::PERM) => {
-                let from = proc_path(self.file.as_fd());
-                Ok(rustix::fs::linkat(CWD, from, &self.parent, self.name, AtFlags::SYMLINK_FOLLOW)?)
-            }
-            other => Ok(other?),
+        link_unnamed(&self.file, &self.parent, self.name)
+    }
+}
+
+/// Names an unnamed file.
+pub(super) fn link_unnamed(file: &File, dir: &OwnedFd, name: &[u8]) -> std::io::Result<()> {
+    disk::point(Op::Link)?;
+    match rustix::fs::linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
+        // Older kernels want a privilege for that form.
+        Err(Errno::NOENT | Errno::PERM) => {
+            let from = proc_path(file.as_fd());
+            Ok(rustix::fs::linkat(CWD, from, dir, name, AtFlags::SYMLINK_FOLLOW)?)
         }
+        other => Ok(other?),
     }
 }
 
@@ -180,7 +185,8 @@ impl Drop for New<'_> {
     }
 }
 
-fn temp_name() -> rustix::io::Result<Vec<u8>> {
+/// A name that nobody else has and that the scan leaves out.
+pub(super) fn temp_name() -> rustix::io::Result<Vec<u8>> {
     let mut random = [0u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let mut name = TEMP_PREFIX.to_vec();

@@ -13,7 +13,7 @@ use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::format::key::Keys;
-use crate::format::stub::{self, FIRST_LINE, HEADER_LEN, MarkState, StubHead};
+use crate::format::stub::{self, FIRST_LINE, HEADER_LEN, InodeMark, MarkState, StubHead};
 
 /// What a file is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,13 +32,33 @@ pub fn inspect(file: &File, stat: &Stat, keys: &Keys, folder: FolderId) -> Resul
     if stat.size == 0 {
         return Ok(State::Full);
     }
-    inspect_read(file, stat, &first_block(file)?, keys, folder)
+    judge(file, stat, marked(file)?, &first_block(file)?, keys, folder)
 }
 
-/// The same, for a caller that has read the first 4 KiB (or all of a shorter file) already.
-pub fn inspect_read(file: &File, stat: &Stat, block: &[u8], keys: &Keys, folder: FolderId) -> Result<State> {
-    let odd = |why: &str| Ok(State::Odd(why.to_string()));
+/// The same, and whether it is a full file that still carries the mark of the stub it once was;
+/// `block` are its first 4 KiB, or all of a shorter file.
+pub fn inspect_mark(
+    file: &File,
+    stat: &Stat,
+    block: &[u8],
+    keys: &Keys,
+    folder: FolderId,
+) -> Result<(State, bool)> {
     let mark = marked(file)?;
+    let state = if stat.size == 0 { State::Full } else { judge(file, stat, mark, block, keys, folder)? };
+    let outlived = mark.is_some() && state == State::Full;
+    Ok((state, outlived))
+}
+
+fn judge(
+    file: &File,
+    stat: &Stat,
+    mark: Option<InodeMark>,
+    block: &[u8],
+    keys: &Keys,
+    folder: FolderId,
+) -> Result<State> {
+    let odd = |why: &str| Ok(State::Odd(why.to_string()));
     if mark.is_some_and(|m| m.state == MarkState::Filling) {
         return odd("it is half filled: its content was being written back when ddr was interrupted");
     }
@@ -52,7 +72,7 @@ pub fn inspect_read(file: &File, stat: &Stat, block: &[u8], keys: &Keys, folder:
 }
 
 /// The first 4 KiB, or less of a shorter file.
-pub(super) fn first_block(file: &File) -> Result<Vec<u8>> {
+pub fn first_block(file: &File) -> Result<Vec<u8>> {
     let mut block = vec![0u8; HEADER_LEN];
     let len = read_full_at(file, &mut block, 0).map_err(|e| Error::io("reading", name_of(file), e))?;
     block.truncate(len);

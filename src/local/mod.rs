@@ -15,6 +15,7 @@ pub mod lease;
 pub mod mend;
 mod names;
 pub mod read;
+pub mod replace;
 pub mod root;
 pub mod scan;
 pub mod stat;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
+use super::inode::clear_mark;
 use super::lease::{Lease, LeaseKind, LeaseRefused};
 use super::root::{Access, Root};
 use super::stat::{FileType, Stat};
@@ -89,6 +90,16 @@ impl Reading {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Removes the mark of a stub that the user wrote over, and looks at the file again: only stubs
+    /// are to carry one.
+    pub fn unmark(mut self) -> Result<Self> {
+        // Where it may not be removed it does no harm: bytes decide what is a stub.
+        if clear_mark(&self.file).is_ok() {
+            self.stat = Stat::of(&self.file).map_err(|e| Error::io("inspecting", &self.path, e))?;
+        }
+        Ok(self)
     }
 
     /// Why there is no lease; `None` if there is one.

@@ -182,6 +182,27 @@ impl Sandbox {
         let _ = std::fs::remove_dir_all(other.root.join(&other.machine));
     }
 
+    /// Removes every SQLite file of this machine; they are found by their first bytes.
+    pub fn remove_databases(&self) -> Result<usize, String> {
+        let (mut todo, mut removed) = (vec![self.root.join(&self.machine)], 0);
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(&dir).map_err(|e| e.to_string())?.flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    todo.push(path);
+                } else if is_database(&path) {
+                    for suffix in ["", "-wal", "-shm"] {
+                        let mut name = path.clone().into_os_string();
+                        name.push(suffix);
+                        // Not every database has a log beside it.
+                        removed += usize::from(std::fs::remove_file(name).is_ok());
+                    }
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     /// Whether `ddr COMMAND --help` names an option.
     pub fn knows_option(&self, command: &str, option: &str) -> bool {
         self.run(&[command, "--help"]).stdout.contains(option)
@@ -191,6 +212,11 @@ impl Sandbox {
     pub fn gc_words(&self) -> &'static [&'static str] {
         if self.knows_option("gc", "--grace") { &["gc", "--grace", "0s"] } else { &["gc"] }
     }
+}
+
+fn is_database(path: &Path) -> bool {
+    let mut head = [0u8; 15];
+    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"SQLite format 3"
 }
 
 /// A pipe read to its end in the background, so that no command waits for its reader.

@@ -81,6 +81,8 @@ impl Step {
         match self.verb {
             // There may be no such version, or the current one is not saved yet.
             Verb::Restore => &[0, 1, 2, 3, 4],
+            // Named files that are too small for a stub say so.
+            Verb::Stash if !self.paths.is_empty() => &[0, 3],
             _ => &[0],
         }
     }
