@@ -268,9 +268,17 @@ pub fn pushed(history: &History, remote: &Remote, origin: OriginId) -> Result<u6
 }
 
 fn put_objects(target: &Remote, objects: &[(String, Vec<u8>)]) -> Result<()> {
+    if target.name == OWN {
+        // The own store is both log and target.
+        return Ok(());
+    }
+    match target.packs.bucket().put_all(objects) {
+        // An interrupted run put some of them already.
+        Err(Error::Refused(_)) => {}
+        done => return done,
+    }
     for (name, bytes) in objects {
         match target.packs.bucket().put(name, &[bytes]) {
-            // The own store is both log and target.
             Ok(()) | Err(Error::Refused(_)) => {}
             Err(e) => return Err(e),
         }

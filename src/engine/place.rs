@@ -105,7 +105,7 @@ impl Placer<'_> {
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
         let (path_tx, path_rx) = bounded::<Vec<RelPath>>(threads * 2);
         let (job_tx, job_rx) = bounded::<Job>(threads * 2);
-        let (found_tx, found_rx) = bounded::<Vec<(RelPath, Found)>>(64);
+        let (found_tx, found_rx) = bounded::<Vec<(RelPath, Found)>>(512);
         let failed = Failed::new(false);
         let failed = &failed;
         std::thread::scope(|scope| {

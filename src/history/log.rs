@@ -132,11 +132,11 @@ pub fn append(
         let (bytes, hash) = format::encode(head, batch, &who.secret)?;
         let number = done.tail.number + batch.len() as u64;
         let name = object_name(&origin, done.tail.number + 1, number);
-        bucket.put(&name, &[&bytes])?;
         let hlc = batch.iter().map(|e| e.hlc).fold(done.tail.hlc, u64::max);
         done.tail = Tail { number, hash, hlc };
         done.objects.push((name, bytes));
     }
+    bucket.put_all(&done.objects)?;
     Ok(done)
 }
 

@@ -212,24 +212,77 @@ impl DirBucket {
     }
 }
 
+impl DirBucket {
+    /// Writes an object under a temporary name; not durable yet.
+    fn write(&self, name: &str, parts: &[&[u8]]) -> Result<Temp> {
+        check_name(name)?;
+        let temp = Temp::create(self)?;
+        disk::write_parts(&temp.file, parts, &self.path.join(name))?;
+        Ok(temp)
+    }
+
+    /// Gives a durable temporary file its name in `dir`.
+    fn name(&self, temp: Temp, dir: &OwnedFd, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
+        match disk::rename_new(&temp.dir, temp.name.as_bytes(), dir, last.as_bytes()) {
+            Ok(()) => {
+                temp.keep();
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Refused(format!("{} exists already", path.display())))
+            }
+            Err(e) => Err(Error::io("naming", path, e)),
+        }
+    }
+}
+
+/// Directory part of an object's name.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
 impl Bucket for DirBucket {
     fn put(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
         check_name(name)?;
         self.check_root()?;
-        let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
-        let path = self.path.join(name);
-        let dir = self.make_dir(parent)?;
-        let temp = Temp::create(self)?;
-        disk::write_parts(&temp.file, parts, &path)?;
-        disk::sync_file(&temp.file, &path)?;
-        match disk::rename_new(&temp.dir, temp.name.as_bytes(), &dir, last.as_bytes()) {
-            Ok(()) => temp.keep(),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::Refused(format!("{} exists already", path.display())));
-            }
-            Err(e) => return Err(Error::io("naming", path, e)),
+        let dir = self.make_dir(parent(name))?;
+        let temp = self.write(name, parts)?;
+        disk::sync_file(&temp.file, &self.path.join(name))?;
+        self.name(temp, &dir, name)?;
+        disk::sync_dir(&dir, &self.path.join(parent(name)))?;
+        self.check_root()
+    }
+
+    /// All files are synced side by side before the first is named, and their directory once: the
+    /// file system keeps renames in order.
+    fn put_all(&self, objects: &[(String, Vec<u8>)]) -> Result<()> {
+        let same_dir = objects.windows(2).all(|pair| parent(&pair[0].0) == parent(&pair[1].0));
+        let [(first, _), _, ..] = objects else {
+            return objects.iter().try_for_each(|(name, bytes)| self.put(name, &[bytes]));
+        };
+        if !same_dir {
+            return objects.iter().try_for_each(|(name, bytes)| self.put(name, &[bytes]));
         }
-        disk::sync_dir(&dir, path.parent().unwrap_or(&self.path))?;
+        check_name(first)?;
+        self.check_root()?;
+        let dir = self.make_dir(parent(first))?;
+        let temps: Vec<Temp> =
+            objects.iter().map(|(name, bytes)| self.write(name, &[bytes])).collect::<Result<_>>()?;
+        std::thread::scope(|scope| {
+            let syncs: Vec<_> = temps
+                .iter()
+                .map(|temp| {
+                    scope.spawn(|| disk::sync_file(&temp.file, &self.path.join(TEMP).join(&temp.name)))
+                })
+                .collect();
+            syncs.into_iter().try_for_each(|sync| sync.join().unwrap_or(Err(Error::Interrupted)))
+        })?;
+        for (temp, (name, _)) in temps.into_iter().zip(objects) {
+            self.name(temp, &dir, name)?;
+        }
+        disk::sync_dir(&dir, &self.path.join(parent(first)))?;
         self.check_root()
     }
 

@@ -28,6 +28,12 @@ pub trait Bucket: Send + Sync {
     /// on return. An existing name is [`Error::Refused`](crate::base::error::Error::Refused) and stays as it was.
     fn put(&self, name: &str, parts: &[&[u8]]) -> Result<()>;
 
+    /// Makes several objects, which appear in this order; durable on return. After an error the first
+    /// of them may have appeared.
+    fn put_all(&self, objects: &[(String, Vec<u8>)]) -> Result<()> {
+        objects.iter().try_for_each(|(name, bytes)| self.put(name, &[bytes]))
+    }
+
     /// The bytes of a range; fewer at the end of the object. `Missing` if there is no such object;
     /// `Offline` if the bucket itself is not there.
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
