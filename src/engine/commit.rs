@@ -28,7 +28,7 @@ use crate::store::Store;
 use crate::store::dir::DirBucket;
 
 /// Files per batch at most, so that others can start before a first scan ends.
-const BATCH_FILES: usize = 8 * crate::format::log::MAX_ENTRIES;
+const BATCH_FILES: usize = 16 * crate::format::log::MAX_ENTRIES;
 /// Bytes read per batch at most.
 const BATCH_BYTES: u64 = 256 << 20;
 /// Deleted contents remembered to recognise moves; beyond, a move is a deletion and a new file.
@@ -80,6 +80,8 @@ pub struct Committer<'a> {
     pub gone: HashMap<ContentId, RelPath>,
     /// Nothing is recorded yet at all, so nothing needs to be looked up.
     pub fresh: bool,
+    /// Entries that this run may still add, so that their numbers are reserved at once.
+    pub ahead: u64,
     /// What was done so far.
     pub stats: CommitStats,
     moved_to: HashMap<RelPath, RelPath>,
@@ -108,6 +110,7 @@ impl<'a> Committer<'a> {
             message: None,
             gone: HashMap::new(),
             fresh,
+            ahead: 0,
             stats: CommitStats::default(),
             moved_to: HashMap::new(),
             pending: Vec::new(),
@@ -229,7 +232,7 @@ impl<'a> Committer<'a> {
         if batch.entries.is_empty() {
             return self.history.put_local(rows);
         }
-        self.instance.reserve(batch.tail.number + batch.entries.len() as u64)?;
+        self.instance.reserve(batch.tail.number + batch.entries.len() as u64, self.ahead)?;
         let done =
             log::append(self.own, self.folder, self.identity, &batch.tail, self.message, &batch.entries)?;
         self.history.apply_commit(
@@ -488,6 +491,7 @@ pub fn run(
     let mut committer = Committer::new(history, identity, instance, own, *id, targets)?;
     committer.message = message;
     committer.gone = gone;
+    committer.ahead = changed.count + deleted.count;
     let placer = Placer {
         tree,
         keys,
@@ -510,8 +514,10 @@ pub fn run(
         let done = committer.commit()?;
         settled(committer.history, done)?;
     }
-    placed?;
-    delete_all(&mut committer, deleted)?;
+    let deleted = placed.and_then(|()| delete_all(&mut committer, deleted));
+    let last = committer.history.tail(&identity.origin())?.number;
+    committer.instance.settle(last)?;
+    deleted?;
     let mut stats = committer.stats.clone();
     stats.unsaved = targets.is_empty() && stats.recorded > 0;
     match stats.unsaved {

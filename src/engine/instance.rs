@@ -124,9 +124,23 @@ impl Instance {
         known.is_some_and(|m| m.file_system == self.state.file_system && m.inode == self.state.inode)
     }
 
-    /// Records durably that numbers up to `last` are used.
-    pub fn reserve(&mut self, last: u64) -> Result<()> {
-        self.state.last = self.state.last.max(last);
+    /// Records durably that numbers up to `last` are used; where that is news, `ahead` more are
+    /// reserved with it, so that a long run syncs once. After a crash the tail is then below what
+    /// was reserved, and a new epoch starts: nothing is used twice.
+    pub fn reserve(&mut self, last: u64, ahead: u64) -> Result<()> {
+        if last <= self.state.last {
+            return Ok(());
+        }
+        self.state.last = last + ahead;
+        self.save()
+    }
+
+    /// Gives back what was reserved and not used: the log ends at `last`.
+    pub fn settle(&mut self, last: u64) -> Result<()> {
+        if last == self.state.last {
+            return Ok(());
+        }
+        self.state.last = last;
         self.save()
     }
 
@@ -184,7 +198,7 @@ mod tests {
         let folder = FolderId([1; 16]);
         let (mut first, fresh) = Instance::claim(&dir, &state, folder, |_| Ok(0)).expect("claim");
         assert!(fresh);
-        first.reserve(5).expect("reserve");
+        first.reserve(5, 0).expect("reserve");
         let (same, fresh) = Instance::claim(&dir, &state, folder, |_| Ok(5)).expect("claim");
         assert!(!fresh && same.epoch == first.epoch);
         // The log ends before what was reserved: an older .ddr was put back.

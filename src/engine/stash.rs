@@ -35,6 +35,8 @@ use crate::store::Store;
 
 /// Files per intent.
 const BATCH: usize = 1000;
+/// Files freed together: one hold, and one sync before and after.
+const GROUP: usize = 4 * BATCH;
 
 /// What to stash.
 #[derive(Debug, Default)]
@@ -277,7 +279,7 @@ impl Freeing {
 
     fn push(&mut self, history: &mut History, candidate: Candidate) -> Result<()> {
         self.waiting.push(candidate);
-        if self.waiting.len() >= BATCH { self.free(history) } else { Ok(()) }
+        if self.waiting.len() >= GROUP { self.free(history) } else { Ok(()) }
     }
 
     /// Frees everything waiting: holds, receipts, intent, conversion, sync, in this order.
@@ -344,7 +346,7 @@ impl Freeing {
                 Some(Item { path: c.row.path.clone(), head: head_of(s.folder, &c.row)?, mode: c.row.mode })
             })
             .collect();
-        let intent = Intent::begin(&s.intents, Task::Stash, &items)?;
+        let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
         let work: Vec<(&Candidate, &Item)> = batch.iter().zip(&items).collect();
         let done: Mutex<Vec<(usize, Result<Stat>)>> = Mutex::new(Vec::with_capacity(work.len()));
         let next = std::sync::atomic::AtomicUsize::new(0);
@@ -366,7 +368,7 @@ impl Freeing {
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
         // A file that failed half-way stays named: the next command mends it.
         if done.iter().all(|(_, result)| result.as_ref().err().is_none_or(is_untouched)) {
-            intent.close()?;
+            intents.into_iter().try_for_each(Intent::close)?;
         }
         let mut rows = Vec::with_capacity(batch.len());
         for (i, result) in done {
