@@ -7,6 +7,7 @@ mod history;
 mod kill;
 mod local;
 mod powercut;
+mod rot;
 mod stores;
 mod support;
 mod tidy;
