@@ -3,6 +3,7 @@
 
 mod faults;
 mod formats;
+mod full;
 mod history;
 mod kill;
 mod local;

@@ -118,6 +118,8 @@ impl Drill {
         let harm = self.harm(&dir.join(&name), kind != "gc")?;
         *self.tried.entry(format!("{harm:?} {kind}").to_lowercase()).or_default() += 1;
         let what = format!("{harm:?} of {name} in {label}");
+        // Shown if a command hangs.
+        println!("case {number}: {what}");
         let told = |why: String| format!("{what}: {why}");
         self.find(store, &name).map_err(told)?;
         self.alone(store).map_err(told)?;
@@ -200,10 +202,7 @@ impl Drill {
 
     /// The mended store alone has everything.
     fn clone_from(&self, store: usize) -> Result<(), String> {
-        let other = self.sandbox.other_machine("two");
-        let from = self.stores[store].1.parent().ok_or("a store in a peer")?;
-        other.ok(&["clone".into(), from.as_os_str().to_owned(), other.folder().into_os_string()])?;
-        other.ok(&["checkout", "."])?;
+        let other = self.sandbox.clone_from(&self.stores[store].1, "two")?;
         let clone = read(&other.folder()).map_err(|e| e.to_string())?;
         self.sandbox.remove_machine(&other);
         if clone == self.model.nodes { Ok(()) } else { Err("the mended store gives another tree".into()) }
@@ -235,4 +234,51 @@ fn rot_in_a_store_is_found_mended_and_never_checked_out() {
         drill.case(number).unwrap_or_else(|why| panic!("DDR_DRILL_SEED={}, case {number}: {why}", seed()));
     }
     say(&format!("corruption drill: {cases} cases found and mended: {:?}", drill.tried));
+}
+
+/// I9: every database can be deleted at any time.
+#[test]
+fn i9_without_any_database_the_state_is_the_same() {
+    let drill = Drill::new().unwrap_or_else(|why| panic!("setting up: {why}"));
+    drill.databases().unwrap_or_else(|why| panic!("DDR_DRILL_SEED={}: {why}", seed()));
+}
+
+impl Drill {
+    fn databases(&self) -> Result<(), String> {
+        let (facts, nothing) = (self.facts()?, "nothing changed");
+        let delete = || match self.sandbox.remove_databases()? {
+            0..=2 => Err("there were fewer databases than a history and two indexes".to_string()),
+            _ => Ok(()),
+        };
+        delete()?;
+        let status = self.sandbox.ok(&["status"])?;
+        if !status.stdout.contains("stubs") {
+            return Err(format!("status without databases: {}{}", status.stdout, status.stderr));
+        }
+        delete()?;
+        self.sandbox.ok(&["rebuild"])?;
+        let status = self.sandbox.ok(&["status"])?;
+        if self.facts()? != facts || !status.stdout.contains(nothing) {
+            return Err(format!("another state after rebuild: {}\nbefore: {facts:?}", status.stdout));
+        }
+        // Without rebuild as well: whatever comes next has what it needs.
+        delete()?;
+        self.sandbox.ok(&["stash", "."])?;
+        delete()?;
+        self.sandbox.ok(&["checkout", "."])?;
+        self.model.check_bytes()?;
+        if self.facts()? == facts { Ok(()) } else { Err("another state without rebuild".into()) }
+    }
+
+    /// State hash, all of history, and that of every path.
+    fn facts(&self) -> Result<Vec<String>, String> {
+        let hash = self.sandbox.ok(&["debug", "state-hash"])?.stdout;
+        let all = self.sandbox.ok(&["history", "--json", "--limit", "100000"])?.stdout;
+        let mut facts = vec![hash, all, self.sandbox.ok(&["history", "--deleted", "--json"])?.stdout];
+        for path in self.model.files() {
+            let path = Path::new(".").join(path).into_os_string();
+            facts.push(self.sandbox.ok(&["history".into(), "--json".into(), path])?.stdout);
+        }
+        Ok(facts)
+    }
 }

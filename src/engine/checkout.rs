@@ -4,7 +4,7 @@
 //! and that a user who wrote into a stub keeps what he wrote (I5). Order per batch: intent fsynced
 //! -> files filled under write leases -> file system synced -> intent closed.
 
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::Folder;
@@ -14,6 +14,7 @@ use super::survey::{Change, survey};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::{Progress, report};
+use crate::base::units::count;
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
@@ -51,6 +52,7 @@ pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
+    remotes.check_any(folder)?;
     folder.context.progress.stage("checking out", bytes, true);
     let mut batch = Batch::default();
     for item in stubs.read()? {
@@ -128,6 +130,8 @@ struct Writer<'a> {
     keys: &'a Keys,
     progress: &'a dyn Progress,
     slots: &'a [Slot],
+    /// The first file for which there was no room; nothing more is begun then.
+    full: OnceLock<Error>,
 }
 
 impl Sink for Writer<'_> {
@@ -159,7 +163,15 @@ impl Sink for Writer<'_> {
             Some(Err(also)) => Error::Invalid(format!("{error}; and could not be made a stub again: {also}")),
             _ => error,
         };
+        if matches!(error, Error::NoSpace(_)) {
+            // A later one changes nothing.
+            let _ = self.full.set(error.again());
+        }
         *lock(&slot.result) = Some(Err(error));
+    }
+
+    fn wants_more(&self) -> bool {
+        self.full.get().is_none()
     }
 }
 
@@ -168,6 +180,9 @@ impl Writer<'_> {
     fn begin(&self, slot: &Slot) -> Result<()> {
         if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
             return Ok(());
+        }
+        if let Some(full) = self.full.get() {
+            return Err(full.again());
         }
         let mut filling = write(&slot.filling);
         if filling.is_none() {
@@ -202,8 +217,8 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     let list: Vec<Wanted> =
         slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
     let tree = folder.tree()?;
-    let writer =
-        Writer { tree, keys: &folder.keys, progress: folder.context.progress.as_ref(), slots: &slots };
+    let progress = folder.context.progress.as_ref();
+    let writer = Writer { tree, keys: &folder.keys, progress, slots: &slots, full: OnceLock::new() };
     let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
     // Files begun but not finished (an interruption) become stubs again.
     for (i, slot) in slots.iter().enumerate() {
@@ -213,6 +228,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     }
     crate::disk::sync_fs(tree, tree.path())?;
     intent.close()?;
+    let full = writer.full.into_inner();
     let mut rows = Vec::new();
     for slot in slots {
         match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {
@@ -221,7 +237,8 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
                 stats.filled_bytes += stat.size;
                 rows.extend(filled_row(folder, &slot.path, &slot.head, &stat)?);
             }
-            None | Some(Err(Error::Interrupted)) => {}
+            // One line about a full disk is enough.
+            None | Some(Err(Error::Interrupted | Error::NoSpace(_))) => {}
             Some(Err(e)) => {
                 stats.problems += 1;
                 report(folder.context.progress.as_ref(), &slot.path, e);
@@ -229,7 +246,13 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         }
     }
     folder.history.put_local(&rows)?;
-    fetched
+    match full {
+        Some(e) => {
+            folder.context.progress.note(&format!("checked out {} before", count(stats.filled, "file")));
+            Err(e)
+        }
+        None => fetched,
+    }
 }
 
 /// The row of a file that was just filled; `None` where the path was never recorded (a copied

@@ -36,10 +36,19 @@ pub fn put(
     note(history, remote, origin, (low.min(number), high.max(number)))
 }
 
-/// Holds these contents on every reachable store.
+/// Holds these contents on every reachable store, for stubs of what history knows. A store that
+/// nobody can write to does not lose anything either.
 pub fn add(folder: &mut Folder, remotes: &Remotes, bodies: &[Body]) -> Result<()> {
     let (id, origin) = (folder.id, folder.origin());
-    remotes.online.iter().try_for_each(|remote| put(&mut folder.history, remote, id, origin, bodies))
+    for remote in &remotes.online {
+        match put(&mut folder.history, remote, id, origin, bodies) {
+            Err(e) if e.errno() == Some(libc::EROFS) => {
+                folder.context.progress.note(&format!("{} is read-only: nothing is held there", remote.name));
+            }
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn put_batch(
