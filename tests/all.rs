@@ -3,10 +3,12 @@
 
 mod faults;
 mod formats;
+mod full;
 mod history;
 mod kill;
 mod local;
 mod powercut;
+mod rot;
 mod stores;
 mod support;
 mod tidy;

@@ -115,6 +115,32 @@ impl Error {
         }
     }
 
+    /// The same error once more, for everybody else whom it concerns.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Missing(text) => Self::Missing(text.clone()),
+            Self::Corrupt { what, why } => Self::Corrupt { what: what.clone(), why: why.clone() },
+            Self::Changed(text) => Self::Changed(text.clone()),
+            Self::Refused(text) => Self::Refused(text.clone()),
+            Self::Locked(text) => Self::Locked(text.clone()),
+            Self::Offline { name, why } => Self::Offline { name: name.clone(), why: why.clone() },
+            Self::Unsupported(text) => Self::Unsupported(text.clone()),
+            Self::NoSpace(text) => Self::NoSpace(text.clone()),
+            Self::Invalid(text) => Self::Invalid(text.clone()),
+            Self::NoFolder(path) => Self::NoFolder(path.clone()),
+            Self::Interrupted => Self::Interrupted,
+            Self::Problems(text) => Self::Problems(text.clone()),
+            Self::Io { doing, path, source } => {
+                let source = match source.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(source.kind(), source.to_string()),
+                };
+                Self::Io { doing, path: path.clone(), source }
+            }
+            Self::Db(text) => Self::Db(text.clone()),
+        }
+    }
+
     /// Process exit code, documented in `ddr help`.
     pub fn exit_code(&self) -> u8 {
         match self {

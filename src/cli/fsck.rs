@@ -28,8 +28,7 @@ pub fn run(session: &Session, args: &FsckArgs) -> Result<()> {
     let mut bad = 0;
     for stats in &all {
         tell(session, stats)?;
-        let open = if args.repair { 0 } else { stats.damaged.len() as u64 };
-        bad += open + stats.missing;
+        bad += stats.open + stats.missing;
     }
     if bad == 0 {
         return session.out.line(if args.read_data {
@@ -45,7 +44,7 @@ fn tell(session: &Session, stats: &FsckStats) -> Result<()> {
     session.out.json(&json!({
         "type": "fsck", "store": stats.store, "objects": stats.objects, "read_bytes": stats.read_bytes,
         "damaged": stats.damaged.iter().map(|(n, e)| json!({ "object": n, "error": e.to_string() })).collect::<Vec<_>>(),
-        "missing": stats.missing, "repaired": stats.repaired, "quarantined": stats.quarantined,
+        "open": stats.open, "missing": stats.missing, "repaired": stats.repaired, "quarantined": stats.quarantined,
     }))?;
     for (name, error) in &stats.damaged {
         session.out.answer(format!("{}: {}", styled(ERROR, name), error))?;

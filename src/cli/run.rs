@@ -28,6 +28,9 @@ pub fn main() -> ExitCode {
     if let Err(e) = catch_signals(&cancel) {
         eprintln!("ddr: signals: {e}");
     }
+    if let Err(e) = catch_full_disk() {
+        eprintln!("ddr: signals: {e}");
+    }
     crate::local::lease::ignore_lease_signals();
     raise_file_limit();
     let session = match Session::new(&cli.global, cancel) {
@@ -52,6 +55,22 @@ fn catch_signals(cancel: &Cancel) -> std::io::Result<()> {
         signal_hook::flag::register(signal, cancel.flag())?;
     }
     Ok(())
+}
+
+/// SQLite shares an index in memory that is a file; where the disk is full (and its blocks are smaller
+/// than a page) the kernel answers a write to it with a signal. Ending at once is safe: it is a crash
+/// like any other, only that somebody says why.
+fn catch_full_disk() -> std::io::Result<()> {
+    const TEXT: &[u8] = b"ddr: no space left while writing a database
+     free some space and run the same command again; it continues where it stopped
+";
+    // SAFETY: writes bytes that live for ever, then ends the process without running anything of it.
+    let tell = || unsafe {
+        libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+        libc::_exit(1)
+    };
+    // SAFETY: `write` and `_exit` are async-signal-safe; nothing else is called.
+    unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, tell) }.map(drop)
 }
 
 /// Many files are open at once while a tree is filled.

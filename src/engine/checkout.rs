@@ -5,7 +5,7 @@
 //! -> files filled under write leases -> file system synced -> intent closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::Folder;
@@ -15,6 +15,7 @@ use super::survey::{Change, survey};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::{Progress, report};
+use crate::base::units::count;
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
@@ -52,6 +53,7 @@ pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
+    remotes.check_any(folder)?;
     folder.context.progress.stage("checking out", bytes, true);
     let mut batch = Batch::default();
     for item in stubs.read()? {
@@ -138,6 +140,8 @@ struct Writer<'a> {
     keys: &'a Keys,
     progress: &'a dyn Progress,
     slots: &'a [Slot],
+    /// The first file for which there was no room; nothing more is begun then.
+    full: OnceLock<Error>,
 }
 
 impl Sink for Writer<'_> {
@@ -172,7 +176,15 @@ impl Sink for Writer<'_> {
             }
             _ => error,
         };
+        if matches!(error, Error::NoSpace(_)) {
+            // A later one changes nothing.
+            let _ = self.full.set(error.again());
+        }
         *lock(&slot.result) = Some(Err(error));
+    }
+
+    fn wants_more(&self) -> bool {
+        self.full.get().is_none()
     }
 }
 
@@ -181,6 +193,9 @@ impl Writer<'_> {
     fn begin(&self, slot: &Slot) -> Result<()> {
         if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
             return Ok(());
+        }
+        if let Some(full) = self.full.get() {
+            return Err(full.again());
         }
         let mut filling = write(&slot.filling);
         if filling.is_none() {
@@ -215,8 +230,8 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     let list: Vec<Wanted> =
         slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
     let tree = folder.tree()?;
-    let writer =
-        Writer { tree, keys: &folder.keys, progress: folder.context.progress.as_ref(), slots: &slots };
+    let progress = folder.context.progress.as_ref();
+    let writer = Writer { tree, keys: &folder.keys, progress, slots: &slots, full: OnceLock::new() };
     let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
     // Files begun but not finished (an interruption) become stubs again.
     for (i, slot) in slots.iter().enumerate() {
@@ -229,6 +244,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     if !slots.iter().any(|s| s.torn.load(Ordering::Relaxed)) {
         intent.close()?;
     }
+    let full = writer.full.into_inner();
     let mut rows = Vec::new();
     for slot in slots {
         match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {
@@ -237,7 +253,8 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
                 stats.filled_bytes += stat.size;
                 rows.extend(filled_row(folder, &slot.path, &slot.head, &stat)?);
             }
-            None | Some(Err(Error::Interrupted)) => {}
+            // One line about a full disk is enough.
+            None | Some(Err(Error::Interrupted | Error::NoSpace(_))) => {}
             Some(Err(e)) => {
                 stats.problems += 1;
                 report(folder.context.progress.as_ref(), &slot.path, e);
@@ -245,7 +262,13 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         }
     }
     folder.history.put_local(&rows)?;
-    fetched
+    match full {
+        Some(e) => {
+            folder.context.progress.note(&format!("checked out {} before", count(stats.filled, "file")));
+            Err(e)
+        }
+        None => fetched,
+    }
 }
 
 /// The row of a file that was just filled; `None` where the path was never recorded (a copied

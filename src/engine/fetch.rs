@@ -35,6 +35,10 @@ pub trait Sink: Sync {
     fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()>;
     /// Content `i` cannot be had.
     fn failed(&self, i: usize, error: Error);
+    /// Whether there is any use in going on.
+    fn wants_more(&self) -> bool {
+        true
+    }
 }
 
 /// Progress of one content.
@@ -135,7 +139,7 @@ impl Work<'_> {
             }
             let done = match opened {
                 Ok(bytes) => self.sink.piece(*i, bytes, *offset),
-                Err(e) => Err(Error::corrupt(format!("record {}", id.short()), e.to_string())),
+                Err(e) => Err(e.again()),
             };
             match done {
                 Ok(()) => {
@@ -178,6 +182,9 @@ fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], wor
         drop(rx);
         let read = remotes.get(order, &mut |id, got| {
             cancel.check()?;
+            if !work.sink.wants_more() {
+                return Err(Error::Interrupted);
+            }
             tx.send((id, got)).map_err(|_| Error::Interrupted)
         });
         drop(tx);

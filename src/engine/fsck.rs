@@ -1,27 +1,22 @@
 //! Checking stores, and repairing them by copying out.
 //!
-//! Promises that with `read_data` every byte of every object is read and hashed, that repair never
-//! deletes anything (damaged objects move to `quarantine/`), and that it can be interrupted at any
-//! point and run again.
+//! Promises that with `read_data` every byte of every object is read and hashed, and that after
+//! repair only what could not be mended counts as damage. How is [`super::repair`]'s business.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::commit::pushed;
 use super::folder::Folder;
 use super::remotes::{OWN, Remote, Remotes, open_own};
+use super::{hold, objects, repair};
 use crate::base::error::{Error, Result};
 use crate::base::id::RecordId;
 use crate::base::units::Time;
-use crate::format::hold::Hold;
-use crate::format::log as log_format;
-use crate::format::mark::{Mark, Owner};
 use crate::format::pack;
-use crate::format::seal::{Opener, Sealed};
-use crate::history::log;
-use crate::model::entry::{Body, Dot, Kind};
+use crate::format::seal::Opener;
+use crate::model::entry::{Body, Kind};
 use crate::store::index::BAD;
-use crate::store::packs::{PackInfo, move_away};
-use crate::store::{Prune, Store, holds, names};
+use crate::store::packs::PackInfo;
+use crate::store::{Store, names};
 
 /// How to check.
 #[derive(Debug, Default)]
@@ -45,7 +40,9 @@ pub struct FsckStats {
     pub damaged: Vec<(String, Error)>,
     /// Contents of history that are not whole here.
     pub missing: u64,
-    /// Records that repair put back.
+    /// How many objects are damaged or lost now, after repair.
+    pub open: u64,
+    /// Records and objects that repair put back.
     pub repaired: u64,
     /// Objects moved to quarantine.
     pub quarantined: u64,
@@ -58,17 +55,52 @@ pub fn fsck(folder: &mut Folder, options: &FsckOptions) -> Result<Vec<FsckStats>
     if !remotes.online.iter().any(|r| r.name == OWN) {
         remotes.online.push(open_own(folder)?);
     }
-    remotes.online.iter().map(|remote| one(folder, &remotes, remote, options)).collect()
+    let mut all = Vec::new();
+    for remote in &remotes.online {
+        let stats = one(folder, &remotes, remote, options)?;
+        // What was found lost stays so until it is repaired.
+        if stats.open == 0 {
+            hold::note_all(&mut folder.history, remote)?;
+        }
+        all.push(stats);
+    }
+    Ok(all)
 }
 
 fn one(folder: &Folder, remotes: &Remotes, remote: &Remote, options: &FsckOptions) -> Result<FsckStats> {
     let mut stats = FsckStats { store: remote.name.clone(), ..FsckStats::default() };
-    let opened = remote.packs.refresh()?;
-    let mut bad_packs: HashSet<String> = HashSet::new();
-    for (name, error) in opened.damaged {
-        bad_packs.insert(name.clone());
-        stats.damaged.push((name, error));
+    let bad = check_packs(folder, remote, options, &mut stats)?;
+    let small = objects::check(folder, remote)?;
+    stats.objects += small.objects;
+    stats.read_bytes += small.read_bytes;
+    if options.repair {
+        // The small ones first: a damaged mark leaves in doubt which packs count at all.
+        let put =
+            [repair::small(folder, remotes, remote, &small)?, repair::packs(folder, remote, bad.iter())?];
+        stats.repaired = put.iter().map(|r| r.put).sum();
+        stats.quarantined = put.iter().map(|r| r.quarantined).sum();
+        stats.open += objects::check(folder, remote)?.count();
+    } else {
+        stats.open += bad.len() as u64 + small.count();
     }
+    let in_doubt = small.damaged.iter().any(|(name, _)| name.starts_with(names::GC)) && !options.repair;
+    stats.damaged.extend(small.into_list());
+    // The own store beside remotes keeps logs, and only by chance contents.
+    if !in_doubt && (remote.name != OWN || folder.config.remote.is_empty()) {
+        missing(folder, remotes, remote, options.repair, &mut stats)?;
+    }
+    Ok(stats)
+}
+
+/// Checks every pack; returns the damaged ones.
+fn check_packs(
+    folder: &Folder,
+    remote: &Remote,
+    options: &FsckOptions,
+    stats: &mut FsckStats,
+) -> Result<Vec<PackInfo>> {
+    // What was found damaged before may have been mended by hand.
+    let mut known: HashMap<String, Error> = remote.packs.recheck()?.damaged.into_iter().collect();
     let mut packs = Vec::new();
     remote.packs.packs(&mut |info| {
         packs.push(info);
@@ -81,31 +113,28 @@ fn one(folder: &Folder, remotes: &Remotes, remote: &Remote, options: &FsckOption
         if options.read_data { total } else { 0 },
         true,
     );
-    for info in &packs {
+    let mut bad = Vec::new();
+    for info in packs {
         folder.context.cancel.check()?;
-        if bad_packs.contains(&info.object()) {
-            continue;
+        let found = match known.remove(&info.object()) {
+            Some(e) => Err(e),
+            None if options.read_data => read_pack(folder, remote, &info, stats),
+            None => Ok(()),
+        };
+        match found {
+            Ok(()) => {}
+            Err(e @ (Error::Offline { .. } | Error::Db(_) | Error::NoSpace(_))) => return Err(e),
+            Err(e) => {
+                stats.damaged.push((info.object(), e));
+                bad.push(info);
+            }
         }
-        if info.damaged {
-            bad_packs.insert(info.object());
-            stats.damaged.push((info.object(), Error::corrupt("pack", "found damaged earlier")));
-        } else if options.read_data
-            && let Err(e) = read_pack(folder, remote, info, &mut stats)
-        {
-            bad_packs.insert(info.object());
-            stats.damaged.push((info.object(), e));
-        }
     }
-    let bad_small = small_objects(folder, remote, &mut stats)?;
-    if options.repair {
-        repair_packs(folder, remote, &packs, &bad_packs, &mut stats)?;
-        repair_small(folder, remote, &bad_small, &mut stats)?;
-    }
-    // The own store beside remotes keeps logs, and only by chance contents.
-    if remote.name != OWN || folder.config.remote.is_empty() {
-        missing(folder, remotes, remote, options.repair, &mut stats)?;
-    }
-    Ok(stats)
+    // Packs that could not even be read to see what is in them.
+    known.retain(|name, _| names::parse_pack(name).is_some());
+    stats.open += known.len() as u64;
+    stats.damaged.extend(known);
+    Ok(bad)
 }
 
 /// Reads a whole pack and opens every record of it.
@@ -136,170 +165,6 @@ fn read_pack(folder: &Folder, remote: &Remote, info: &PackInfo, stats: &mut Fsck
     first.map_or(Ok(()), Err)
 }
 
-/// Decodes every log object, hold and gc object; returns the names of the damaged ones.
-fn small_objects(folder: &Folder, remote: &Remote, stats: &mut FsckStats) -> Result<Vec<String>> {
-    let bucket = remote.packs.bucket().as_ref();
-    let mut names = Vec::new();
-    for prefix in ["log/", "holds/", "gc/"] {
-        bucket.list(prefix, &mut |name, _| {
-            names.push(name.to_string());
-            Ok(())
-        })?;
-    }
-    names.sort();
-    let mut bad = Vec::new();
-    let mut chain = Chain::default();
-    for name in names {
-        folder.context.cancel.check()?;
-        stats.objects += 1;
-        let checked = bucket.get(&name, 0..u64::MAX).and_then(|bytes| {
-            stats.read_bytes += bytes.len() as u64;
-            check_small(folder, &name, &bytes, &mut chain)
-        });
-        if let Err(e) = checked {
-            stats.damaged.push((name.clone(), e));
-            bad.push(name);
-        }
-    }
-    for (name, why) in lost(folder, remote)? {
-        stats.damaged.push((name, why));
-    }
-    Ok(bad)
-}
-
-/// Objects that this peer knows must be there and are not.
-fn lost(folder: &Folder, remote: &Remote) -> Result<Vec<(String, Error)>> {
-    let bucket = remote.packs.bucket().as_ref();
-    let there = log::survey(bucket)?;
-    let mut out = Vec::new();
-    for Dot { origin, number } in folder.history.knowledge()? {
-        let reached = match remote.name == OWN {
-            true => number,
-            false => pushed(&folder.history, remote, origin)?,
-        };
-        let mut next = 1;
-        for object in there.get(&origin).into_iter().flatten() {
-            if object.from > next {
-                out.push((
-                    log::object_name(&origin, next, object.from - 1),
-                    Error::Missing("log object".into()),
-                ));
-            }
-            next = next.max(object.to + 1);
-        }
-        if next <= reached {
-            out.push((log::object_name(&origin, next, reached), Error::Missing("log object".into())));
-        }
-    }
-    for (origin, numbers) in holds::numbers(bucket)? {
-        for pair in numbers.windows(2).filter(|pair| pair[0] + 1 != pair[1]) {
-            out.push((names::hold(origin, pair[0] + 1), Error::Missing("hold".into())));
-        }
-    }
-    Ok(out)
-}
-
-/// Last hash and number of the origin whose log objects are being read in order.
-#[derive(Default)]
-struct Chain(Option<(crate::base::id::OriginId, u64, [u8; 32])>);
-
-fn check_small(folder: &Folder, name: &str, bytes: &[u8], chain: &mut Chain) -> Result<()> {
-    let wrong = || Err(Error::corrupt(name.to_string(), "is not what its name says"));
-    if name.starts_with("log/") {
-        let batch = log_format::decode(bytes)?;
-        let (origin, from) = (batch.head.origin(), batch.head.from);
-        if batch.head.folder != folder.id || log::object_name(&origin, from, batch.head.to()) != name {
-            return wrong();
-        }
-        let follows = match &chain.0 {
-            Some((o, to, hash)) if *o == origin => from == to + 1 && batch.head.prev == *hash,
-            _ => from == 1 && batch.head.prev == [0; 32],
-        };
-        chain.0 = Some((origin, batch.head.to(), batch.hash));
-        return if follows {
-            Ok(())
-        } else {
-            Err(Error::corrupt(name.to_string(), "does not follow the batch before it"))
-        };
-    }
-    if name.starts_with("holds/") {
-        let hold = Hold::decode(bytes)?;
-        let ok = hold.folder == folder.id && name == format!("holds/{}/{:016x}", hold.origin, hold.number);
-        return if ok { Ok(()) } else { wrong() };
-    }
-    if name.starts_with("gc/owner-") { Owner::decode(bytes).map(drop) } else { Mark::decode(bytes).map(drop) }
-}
-
-/// Salvages damaged packs: good records are written anew, then the pack moves to quarantine.
-fn repair_packs(
-    folder: &Folder,
-    remote: &Remote,
-    packs: &[PackInfo],
-    bad: &HashSet<String>,
-    stats: &mut FsckStats,
-) -> Result<()> {
-    let mut opener = Opener::new(&folder.keys)?;
-    for info in packs.iter().filter(|p| bad.contains(&p.object())) {
-        let bytes = remote.packs.bucket().get(&info.object(), 0..u64::MAX)?;
-        distrust(remote, info)?;
-        for sealed in pack::salvage(&bytes) {
-            if opener.verify(&sealed).is_ok() && !remote.packs.has(&[sealed.id])?[0] {
-                remote.packs.put(sealed)?;
-                stats.repaired += 1;
-            }
-        }
-        remote.packs.flush()?;
-        remote.packs.quarantine(info.name)?;
-        stats.quarantined += 1;
-        folder.context.cancel.check()?;
-    }
-    Ok(())
-}
-
-/// The pack is about to leave: none of its records counts any more, so that the good ones are
-/// written anew.
-fn distrust(remote: &Remote, info: &PackInfo) -> Result<()> {
-    let mut rows = Vec::new();
-    let read = remote.packs.rows(info.num, &mut |row| {
-        rows.push((row.id, info.num));
-        Ok(())
-    });
-    match read {
-        // Without a readable table none of them counted anyway.
-        Err(e) if e.is_corruption() => Ok(()),
-        read => read.and_then(|()| remote.packs.mark_verified(&rows, BAD)),
-    }
-}
-
-/// Damaged logs are quarantined and copied again from this peer's own log; damaged holds are
-/// quarantined and this peer's stubs held again.
-fn repair_small(folder: &Folder, remote: &Remote, bad: &[String], stats: &mut FsckStats) -> Result<()> {
-    for name in bad {
-        move_away(remote.packs.bucket().as_ref(), name)?;
-        stats.quarantined += 1;
-    }
-    let copied = log::copy_missing(folder.own.as_ref(), remote.packs.bucket().as_ref(), folder.id)?;
-    stats.repaired += copied.objects;
-    if bad.iter().any(|n| n.starts_with("holds/"))
-        || stats.damaged.iter().any(|(n, _)| n.starts_with("holds/"))
-    {
-        stats.repaired += hold_stubs_again(folder, remote)?;
-    }
-    Ok(())
-}
-
-fn hold_stubs_again(folder: &Folder, remote: &Remote) -> Result<u64> {
-    let mut bodies = Vec::new();
-    folder.history.each_local(&crate::base::path::RelPath::root(), &mut |row| {
-        if row.residency == crate::model::residency::Residency::Stub {
-            bodies.extend(row.body);
-        }
-        Ok(())
-    })?;
-    super::hold::put(remote, folder.id, folder.origin(), &bodies)?;
-    Ok(u64::from(!bodies.is_empty()))
-}
-
 /// Counts contents of history that are not whole in this store; with `repair` fetches their
 /// records from the other stores.
 fn missing(
@@ -325,7 +190,7 @@ fn missing(
         if lacking.is_empty() {
             continue;
         }
-        let fetched = if repair { fetch_from_others(remotes, remote, &lacking, &mut opener)? } else { 0 };
+        let fetched = if repair { repair::fetch(remotes, remote, &lacking, &mut opener)? } else { 0 };
         stats.repaired += fetched;
         if fetched < lacking.len() as u64 {
             stats.missing += 1;
@@ -352,26 +217,4 @@ fn lacking(
     }
     let has = remote.packs.has(&ids)?;
     Ok(ids.into_iter().zip(has).filter(|(_, has)| !has).map(|(id, _)| id).collect())
-}
-
-fn fetch_from_others(
-    remotes: &Remotes,
-    remote: &Remote,
-    ids: &[RecordId],
-    opener: &mut Opener,
-) -> Result<u64> {
-    let mut done = HashSet::new();
-    for other in remotes.online.iter().filter(|r| r.packs.id() != remote.packs.id()) {
-        let wanted: Vec<RecordId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
-        let mut found: Vec<Sealed> = Vec::new();
-        other.packs.get(&wanted, &mut |_, got| {
-            found.extend(got.ok().filter(|sealed| opener.verify(sealed).is_ok()));
-            Ok(())
-        })?;
-        for sealed in found {
-            done.insert(sealed.id);
-            remote.packs.put(sealed)?;
-        }
-    }
-    Ok(done.len() as u64)
 }

@@ -210,6 +210,8 @@ impl Live {
                 Ok(raw) => live.add_manifest(&raw, Some(size))?,
                 // Recorded while no store was reachable: there is nothing of it to protect.
                 Err(Error::Missing(_)) => {}
+                // It may say which chunks are needed here.
+                Err(e @ Error::Offline { .. }) => return Err(e),
                 Err(e) => {
                     return Err(Error::Refused(format!("gc is not safe: a manifest is unreadable: {e}")));
                 }

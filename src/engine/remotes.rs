@@ -100,6 +100,7 @@ impl Remotes {
                     failed.push(id);
                     Ok(())
                 }
+                Err(e) => sink(id, Err(self.not_had(e))),
                 got => sink(id, got),
             })?;
             wanted = failed;
@@ -108,14 +109,26 @@ impl Remotes {
             }
         }
         // No store at all was reachable.
-        for id in wanted {
-            let error = match self.offline.first() {
-                Some((name, e)) => Error::Offline { name: name.clone(), why: e.to_string() },
-                None => Error::Missing(format!("record {}", id.short())),
-            };
-            sink(id, Err(error))?;
+        let missing = |id: RecordId| self.not_had(Error::Missing(format!("record {}", id.short())));
+        wanted.into_iter().try_for_each(|id| sink(id, Err(missing(id))))
+    }
+
+    /// What no reachable store has may be in one that is not.
+    fn not_had(&self, error: Error) -> Error {
+        match self.offline.first() {
+            Some((_, offline)) if error.is_missing() => offline.again(),
+            _ => error,
         }
-        Ok(())
+    }
+
+    /// Fails if contents can only be in stores that are not reachable.
+    pub fn check_any(&self, folder: &Folder) -> Result<()> {
+        match self.offline.first() {
+            Some((_, e)) if self.online.iter().all(|r| r.name == OWN) && !has_contents(folder)? => {
+                Err(e.again())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// One verified record.
@@ -130,7 +143,7 @@ impl Remotes {
                 break;
             }
         }
-        result
+        result.map_err(|e| self.not_had(e))
     }
 
     /// The manifest of a content, verified.

@@ -288,7 +288,7 @@ impl Freeing {
         if batch.is_empty() {
             return Ok(());
         }
-        let unproven = self.receipts(&batch)?;
+        let unproven = self.receipts(history, &batch)?;
         let mut kept = Vec::new();
         for candidate in batch.drain(..) {
             if unproven.contains(&candidate.row.path) {
@@ -307,12 +307,12 @@ impl Freeing {
     }
 
     /// Holds on every target, then asks again; returns the paths without enough proven copies.
-    fn receipts(&self, batch: &[Candidate]) -> Result<HashSet<RelPath>> {
+    fn receipts(&self, history: &mut History, batch: &[Candidate]) -> Result<HashSet<RelPath>> {
         let s = &self.shared;
         let bodies: Vec<Body> = batch.iter().filter_map(|c| c.row.body).collect();
         let mut domains: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); batch.len()];
         for target in &s.targets {
-            hold::put(target, s.folder, s.origin, &bodies)?;
+            hold::put(history, target, s.folder, s.origin, &bodies)?;
             target.packs.refresh()?;
             let ids: Vec<RecordId> = batch.iter().flat_map(|c| c.records.iter().copied()).collect();
             let bad: HashSet<RecordId> = target

@@ -14,12 +14,18 @@ use crate::model::entry::{Body, FileKind, Kind};
 /// Sorts SQLite's errors by what the caller can do.
 pub fn db(e: rusqlite::Error) -> Error {
     match e.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => Error::NoSpace("while updating history.db".into()),
+        Some(_) if is_full(&e) => Error::NoSpace("while updating history.db".into()),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             Error::Locked("another ddr that is writing history.db".into())
         }
         _ => Error::Db(format!("history.db: {e}")),
     }
+}
+
+/// Whether there was no room, also for the index that SQLite shares in memory.
+pub fn is_full(e: &rusqlite::Error) -> bool {
+    let no_shm = e.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
+    no_shm || e.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// A value that no ddr writes.

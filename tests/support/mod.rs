@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub mod content;
 pub mod mount;
+pub mod small;
 pub mod steps;
 pub mod tree;
 
@@ -159,8 +160,13 @@ impl Sandbox {
 
     /// Makes the folder and its store.
     pub fn set_up(&self) -> Result<(), String> {
+        self.set_up_on(&self.store())
+    }
+
+    /// Makes the folder, and its store elsewhere.
+    pub fn set_up_on(&self, store: &Path) -> Result<(), String> {
         self.ok(&["init", "."])?;
-        let store = self.store().into_os_string();
+        let store = store.as_os_str().to_owned();
         let add = ["remote", "add", "disk2"].map(OsString::from);
         let flags = ["--init", "--same-disk"].map(OsString::from);
         self.ok(&[&add[..], &[store], &flags].concat()).map(drop)
@@ -168,9 +174,13 @@ impl Sandbox {
 
     /// Clones the store to a new machine that has nothing else, and fills the clone.
     pub fn clone_and_fill(&self, name: &str) -> Result<Self, String> {
+        self.clone_from(&self.store(), name)
+    }
+
+    /// The same from a store elsewhere.
+    pub fn clone_from(&self, store: &Path, name: &str) -> Result<Self, String> {
         let other = self.other_machine(name);
-        let (store, folder) = (self.store().into_os_string(), other.folder().into_os_string());
-        other.ok(&["clone".into(), store, folder])?;
+        other.ok(&["clone".into(), store.as_os_str().to_owned(), other.folder().into_os_string()])?;
         other.ok(&["checkout", "."])?;
         Ok(other)
     }
@@ -253,9 +263,16 @@ impl Running {
 
     /// Waits until it ends or the time is over.
     pub fn wait_at_most(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        while !self.ended() && Instant::now() < until {
+        let mut last = Instant::now();
+        let mut until = last + time;
+        while !self.ended() && last < until {
             std::thread::sleep(Duration::from_micros(200));
+            let now = Instant::now();
+            if now - last > Duration::from_secs(1) {
+                // The drill itself did not run: somebody paused it, and what it started with it.
+                until += now - last;
+            }
+            last = now;
         }
     }
 

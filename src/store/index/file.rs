@@ -164,7 +164,8 @@ fn set_aside(path: &Path) -> Result<()> {
 
 /// A failure as the rest of the program sees it.
 pub fn failed(path: &Path, e: &rusqlite::Error) -> Error {
-    if code(e) == Some(ErrorCode::DiskFull) {
+    let no_shm = e.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
+    if no_shm || code(e) == Some(ErrorCode::DiskFull) {
         return Error::NoSpace(format!("while writing {}", path.display()));
     }
     Error::Db(format!("{}: {e}", path.display()))

@@ -84,7 +84,7 @@ impl State {
     }
 
     fn check(&self) -> Result<()> {
-        self.failed.as_ref().map_or(Ok(()), |e| Err(repeat(e)))
+        self.failed.as_ref().map_or(Ok(()), |e| Err(e.again()))
     }
 }
 
@@ -206,7 +206,7 @@ impl Writer {
                 Err(_) if state.threads > 0 => break,
                 Err(e) => {
                     let e = Error::io("starting a thread for", "pack writing", e);
-                    state.failed = Some(repeat(&e));
+                    state.failed = Some(e.again());
                     state.give_up();
                     return Err(e);
                 }
@@ -300,27 +300,4 @@ impl Shared {
 
 fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     condition.wait(state).unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The failure that stopped the writing, once more.
-fn repeat(e: &Error) -> Error {
-    match e {
-        Error::Missing(text) => Error::Missing(text.clone()),
-        Error::Corrupt { what, why } => Error::Corrupt { what: what.clone(), why: why.clone() },
-        Error::Changed(text) => Error::Changed(text.clone()),
-        Error::Refused(text) => Error::Refused(text.clone()),
-        Error::Offline { name, why } => Error::Offline { name: name.clone(), why: why.clone() },
-        Error::Unsupported(text) => Error::Unsupported(text.clone()),
-        Error::NoSpace(text) => Error::NoSpace(text.clone()),
-        Error::Invalid(text) => Error::Invalid(text.clone()),
-        Error::Io { doing, path, source } => {
-            let source = match source.raw_os_error() {
-                Some(code) => std::io::Error::from_raw_os_error(code),
-                None => std::io::Error::new(source.kind(), source.to_string()),
-            };
-            Error::Io { doing, path: path.clone(), source }
-        }
-        Error::Db(text) => Error::Db(text.clone()),
-        other => Error::Refused(other.to_string()),
-    }
 }
