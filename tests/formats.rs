@@ -21,6 +21,7 @@ use ddr::format::seal::{FLAG_ZSTD, Opener, Sealed, Sealer};
 use ddr::format::store::{FORMAT, StoreHead};
 use ddr::format::stub::{InodeMark, MarkState, StubHead};
 use ddr::format::wire;
+use ddr::local::intent::{self, Intent, Item, Task};
 use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Version};
 use ddr::model::manifest::{Cutting, Manifest, Run};
 
@@ -317,6 +318,25 @@ fn inode_marks_are_frozen() {
 }
 
 #[test]
+fn intents_are_frozen() {
+    let small = StubHead { body: body(Kind::Chunk), size: 4097, ..stub_head() };
+    let items = [
+        Item { path: path("a/film.mkv"), head: stub_head(), mode: 0o640 },
+        Item { path: path("b"), head: small, mode: 0o444 },
+    ];
+    let temp = tempfile::tempdir().unwrap();
+    Intent::begin(temp.path(), Task::Fill, &items).unwrap();
+    let now = std::fs::read(temp.path().join("001")).unwrap();
+    let golden = golden("intent.bin", &now);
+    let decode = |bytes: &[u8]| {
+        std::fs::write(temp.path().join("001"), bytes).unwrap();
+        let (_, task, items) = intent::pending(temp.path())?.remove(0);
+        Ok((task, items))
+    };
+    both("intent.bin", &golden, &(Task::Fill, items.to_vec()), &now, decode);
+}
+
+#[test]
 fn derived_ids_are_frozen() {
     let key = ContentId::from_hex(PUBLIC).unwrap().0;
     let mut now = Vec::new();
@@ -374,6 +394,16 @@ mod regressions {
         let begun = std::time::Instant::now();
         assert!(pack::salvage(&bytes).is_empty());
         assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_clock_beyond_its_end_is_refused() {
+        // The next value of every peer that had seen it would have been one no peer accepts.
+        for (hlc, ok) in [(i64::MAX as u64, true), (1 << 63, false), (u64::MAX, false)] {
+            let entries = [Entry { hlc, ..entries().remove(1) }];
+            let bytes = log::encode(batch_head(), &entries, &SECRET).unwrap().0;
+            assert_eq!(log::decode(&bytes).is_ok(), ok, "{hlc:#x}");
+        }
     }
 
     #[test]

@@ -183,6 +183,9 @@ impl Entry {
         if self.seen.len() > MAX_SEEN || self.seen.iter().any(|dot| dot.number > i64::MAX as u64) {
             return Err(Error::corrupt("history entry", "version vector out of range"));
         }
+        if self.hlc > MAX_HLC {
+            return Err(Error::corrupt("history entry", "clock value out of range"));
+        }
         match &self.op {
             Op::Put(version) => version.validate(),
             Op::Del => Ok(()),
@@ -204,9 +207,13 @@ impl Entry {
     }
 }
 
-/// The next hybrid clock value: never below the wall clock, always above `last`.
+/// Highest hybrid clock value: some 4,000 years ahead, and a signed integer.
+pub const MAX_HLC: u64 = i64::MAX as u64;
+
+/// The next hybrid clock value: never below the wall clock, always above `last`. At its end it
+/// stands still: a peer whose clock went mad must not keep the others from recording.
 pub fn next_hlc(last: u64, now: Time) -> u64 {
-    (now.millis() << 16).max(last + 1)
+    now.millis().saturating_mul(1 << 16).max(last.saturating_add(1)).min(MAX_HLC)
 }
 
 #[cfg(test)]
@@ -218,5 +225,12 @@ mod tests {
         let late = next_hlc(0, Time { secs: 2_000_000_000, nanos: 0 });
         let early = next_hlc(late, Time { secs: 1_000_000_000, nanos: 0 });
         assert_eq!(early, late + 1);
+    }
+
+    #[test]
+    fn a_clock_at_its_end_still_gives_values_that_are_accepted() {
+        let now = Time { secs: i64::MAX, nanos: 0 };
+        assert_eq!(next_hlc(MAX_HLC, Time::default()), MAX_HLC);
+        assert_eq!(next_hlc(0, now), MAX_HLC);
     }
 }

@@ -53,7 +53,8 @@ fn seeds() -> Vec<Vec<u8>> {
             releases: vec![body()],
         }
         .encode(),
-        Owner { requires: vec![], folder: FOLDER, origin, epoch: 1, name: "peer".into() }.encode(),
+        Owner { requires: vec![], folder: FOLDER, origin, epoch: 1, name: "peer".into(), peer_epoch: 4 }
+            .encode(),
         Mark { requires: vec![], folder: FOLDER, number: 2, owner_epoch: 1, at, condemned }.encode(),
         StoreHead {
             format: FORMAT,
