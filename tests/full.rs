@@ -279,7 +279,8 @@ fn a_store_that_is_unplugged_in_the_middle_loses_nothing() {
         let rounds = 4 * scale();
         for _ in 0..rounds {
             world.add(2)?;
-            let words: &[&str] = world.random.pick(&[&["stash", "."][..], &["checkout", "."], &["commit"]]);
+            let all: [&[&str]; 3] = [&["stash", "."], &["checkout", "."], &["commit"]];
+            let words = *world.random.pick(&all);
             let mut running = world.sandbox.start(words, None);
             running.wait_at_most(Duration::from_micros(world.random.below(usual.as_micros() as u64)));
             world.small.unplug()?;
