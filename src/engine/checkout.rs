@@ -27,8 +27,10 @@ use crate::local::root::{Access, Root};
 use crate::local::stat::{FileType, Stat};
 use crate::model::residency::Residency;
 
-/// Files per intent, and logical bytes after which a batch is closed early.
+/// Files per intent.
 const BATCH: usize = 1000;
+/// Files filled together with one sync before and after, and logical bytes after which that is less.
+const GROUP: usize = 4 * BATCH;
 const BATCH_BYTES: u64 = 1 << 30;
 
 /// What checking out did.
@@ -67,7 +69,7 @@ pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result
                 report(folder.context.progress.as_ref(), &path, e);
             }
         }
-        if batch.slots.len() >= BATCH || batch.bytes >= BATCH_BYTES {
+        if batch.slots.len() >= GROUP || batch.bytes >= BATCH_BYTES {
             fill(folder, &remotes, std::mem::take(&mut batch), &mut stats)?;
         }
     }
@@ -226,7 +228,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         .iter()
         .map(|s| Item { path: s.path.clone(), head: s.head.clone(), mode: s.stat.mode })
         .collect();
-    let intent = Intent::begin(&folder.intents(), Task::Fill, &items)?;
+    let intents = Intent::begin_all(&folder.intents(), Task::Fill, &items, BATCH)?;
     let list: Vec<Wanted> =
         slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
     let tree = folder.tree()?;
@@ -242,7 +244,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     crate::disk::sync_fs(tree, tree.path())?;
     // What is torn stays named: the next command mends it.
     if !slots.iter().any(|s| s.torn.load(Ordering::Relaxed)) {
-        intent.close()?;
+        intents.into_iter().try_for_each(Intent::close)?;
     }
     let full = writer.full.into_inner();
     let mut rows = Vec::new();

@@ -28,7 +28,10 @@ use crate::model::entry::{Body, FileKind, Version};
 use crate::model::residency::Residency;
 use crate::store::packs::Packs;
 
+/// Files per intent.
 const BATCH: usize = 1000;
+/// Paths made together: one hold, and one sync before and after.
+const GROUP: usize = 8 * BATCH;
 
 /// What cloning made.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +140,7 @@ type Page = Vec<(RelPath, Head)>;
 fn each_batch(folder: &mut Folder, work: &mut dyn FnMut(&mut Folder, Page) -> Result<()>) -> Result<()> {
     let mut after: Option<RelPath> = None;
     loop {
-        let batch = folder.history.heads_after(after.as_ref(), BATCH)?;
+        let batch = folder.history.heads_after(after.as_ref(), GROUP)?;
         let Some((last, _)) = batch.last() else { return Ok(()) };
         after = Some(last.clone());
         work(folder, batch)?;
@@ -174,12 +177,12 @@ fn make_batch(
     stats.made += rows.len() as u64;
     let items: Vec<Item> = stubs.iter().filter_map(|j| item(folder, j)).collect();
     hold::add(folder, remotes, &items.iter().map(|i| i.head.body).collect::<Vec<Body>>())?;
-    let intent = Intent::begin(&folder.intents(), Task::Create, &items)?;
+    let intents = Intent::begin_all(&folder.intents(), Task::Create, &items, BATCH)?;
     make_stubs(folder, &stubs, &items, &mut rows, stats)?;
     make_small(folder, remotes, &small, &mut rows, stats)?;
     // Rows only after the files are durable: a row without a file would be a deletion.
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
-    intent.close()?;
+    intents.into_iter().try_for_each(Intent::close)?;
     folder.history.put_local(&rows)
 }
 
