@@ -1,6 +1,7 @@
 //! Every integration test in one binary, so that it links once; `tests/tidy.rs` checks the list.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cli;
 mod faults;
 mod formats;
 mod full;
@@ -10,5 +11,6 @@ mod local;
 mod powercut;
 mod rot;
 mod stores;
+mod stubs;
 mod support;
 mod tidy;

@@ -25,6 +25,9 @@ pub enum Error {
         /// What did not match.
         why: String,
     },
+    /// A check found damage, and has said where.
+    #[error("{0} found; see the lines above")]
+    Damaged(String),
     /// A file is not in the state the operation was planned for.
     #[error("{0}")]
     Changed(String),
@@ -147,7 +150,7 @@ impl Error {
             Self::Invalid(_) => 2,
             Self::Problems(_) => 3,
             Self::Refused(_) | Self::Changed(_) => 4,
-            Self::Corrupt { .. } => 5,
+            Self::Corrupt { .. } | Self::Damaged(_) => 5,
             Self::NoFolder(_) => 10,
             Self::Locked(_) => 11,
             Self::Offline { .. } => 13,
@@ -163,6 +166,9 @@ impl Error {
             Self::Locked(_) => Some("wait for it to finish, or pass --wait 1m"),
             Self::Offline { .. } => Some("mount or plug in the disk, then run the command again"),
             Self::Corrupt { .. } => Some("run `ddr fsck --read-data` to see the extent of the damage"),
+            Self::Damaged(_) => {
+                Some("`ddr fsck --read-data --repair` copies out what is whole and deletes nothing")
+            }
             Self::NoSpace(_) => {
                 Some("free some space and run the same command again; it continues where it stopped")
             }

@@ -117,11 +117,20 @@ pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
         for c in part.valid().chars() {
-            if c.is_control() || c == '\\' { out.extend(c.escape_default()) } else { out.push(c) }
+            if c.is_control() || turns_text(c) || c == '\\' {
+                out.extend(c.escape_default())
+            } else {
+                out.push(c)
+            }
         }
         part.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
     }
     out
+}
+
+/// Characters that break lines or turn the direction of the text around them.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for RelPath {
@@ -178,5 +187,6 @@ mod tests {
     #[test]
     fn odd_bytes_print_as_escapes() {
         assert_eq!(RelPath::new(b"a\n\xff".to_vec()).expect("valid").to_string(), "a\\n\\xff");
+        assert_eq!(RelPath::new("\u{202e}a").expect("valid").to_string(), "\\u{202e}a");
     }
 }

@@ -27,7 +27,7 @@ pub fn run(session: &Session, args: &CheckoutArgs) -> Result<()> {
     session.terminal.clear();
     session.out.json(&json!({
         "type": "checkout", "dry_run": args.dry_run, "filled": stats.filled,
-        "filled_bytes": stats.filled_bytes, "problems": stats.problems,
+        "filled_bytes": stats.filled_bytes, "problems": session.terminal.problem_count(),
     }))?;
     let verb = if args.dry_run { "would check out" } else { "checked out" };
     session.out.line(format!("{verb} {} ({})", count(stats.filled, "file"), size(stats.filled_bytes)))

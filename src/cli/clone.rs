@@ -1,6 +1,6 @@
 //! `ddr clone`
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ pub struct CloneArgs {
 
 /// Makes the tree and says how much of it is local.
 pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
-    let store = absolute(session, &args.store);
+    let store = absolute(session, &args.store)?;
     let dir = match &args.dir {
         Some(dir) => session.cwd.join(dir),
         None => {
@@ -34,10 +34,11 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
             session.cwd.join(name.ok_or_else(|| Error::Invalid("name the new directory".into()))?)
         }
     };
+    let dir = resolve(&dir);
     let (_, stats) = clone::clone(&store, &dir, &args.name, args.same_disk, session.context())?;
     session.out.json(&json!({
         "type": "clone", "path": dir.display().to_string(), "made": stats.made, "stubs": stats.stubs,
-        "stub_bytes": stats.stub_bytes, "written_bytes": stats.written_bytes, "problems": stats.problems,
+        "stub_bytes": stats.stub_bytes, "written_bytes": stats.written_bytes, "problems": session.terminal.problem_count(),
     }))?;
     session.out.line(format!(
         "cloned into {}: {}, of them {} ({}); {} written",
@@ -53,12 +54,28 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
     Ok(())
 }
 
-/// Relative directories count from where the user is.
-pub fn absolute(session: &Session, url: &str) -> String {
-    if url.contains("://") || url.starts_with('/') || is_host_path(url) {
-        return url.to_string();
+/// Relative directories count from where the user is. Links and `..` are resolved as far as there is
+/// something to resolve, so that where a store lies is judged by where it really is.
+pub fn absolute(session: &Session, url: &str) -> Result<String> {
+    if url.contains("://") || is_host_path(url) {
+        return Ok(url.to_string());
     }
-    session.cwd.join(url).display().to_string()
+    let path = resolve(&session.cwd.join(url));
+    let text = path.to_str().map(str::to_string);
+    text.ok_or_else(|| Error::Unsupported(format!("{}: not valid UTF-8", path.display())))
+}
+
+/// A path without links and `..`, as far as there is something to resolve.
+pub fn resolve(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.components().next_back()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(Component::ParentDir)) => {
+            let above = resolve(parent);
+            above.parent().map_or(above.clone(), Path::to_path_buf)
+        }
+        (Err(_), Some(parent), Some(last)) => resolve(parent).join(last),
+        _ => path.to_path_buf(),
+    }
 }
 
 /// `host:path`, by git's rule: no slash before the first colon.

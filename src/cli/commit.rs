@@ -34,7 +34,7 @@ pub fn run(session: &Session, args: &CommitArgs) -> Result<()> {
     };
     if args.dry_run {
         return survey(&folder, &paths, &mut |item| match item.change.is_visible() {
-            true => session.out.answer(format!("{} {}", item.change.letter(), item.path)),
+            true => super::status::tell_change(session, &item),
             false => Ok(()),
         });
     }
@@ -42,8 +42,11 @@ pub fn run(session: &Session, args: &CommitArgs) -> Result<()> {
     session.terminal.clear();
     session.out.json(&json!({
         "type": "commit", "recorded": stats.recorded, "deleted": stats.deleted, "moved": stats.moved,
-        "read_bytes": stats.read_bytes, "unsaved": stats.unsaved, "problems": stats.problems,
+        "read_bytes": stats.read_bytes, "unsaved": stats.unsaved, "problems": session.terminal.problem_count(),
     }))?;
+    if stats.recorded + stats.deleted == 0 && stats.read_bytes > 0 {
+        return session.out.line(format!("nothing new to record ({} read)", size(stats.read_bytes)));
+    }
     if stats.recorded + stats.deleted == 0 {
         return session.out.line("nothing to record");
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::engine::config;
+use crate::engine::folder::locate;
 
 /// What to do with the settings.
 #[derive(clap::Subcommand, Debug)]
@@ -38,12 +39,14 @@ pub fn run(session: &Session, command: &ConfigCommand) -> Result<()> {
         ConfigCommand::Set { key, value } => edit(session, key, Some(value)),
         ConfigCommand::Unset { key } => edit(session, key, None),
         ConfigCommand::Path => {
-            let folder = session.read()?;
-            session.out.answer(folder.dir.join("config.toml").display())
+            // Without opening the folder: the file may be what keeps it from opening.
+            let file = locate(&session.cwd)?.join("config.toml");
+            session.out.json(&json!({ "type": "config", "path": file.display().to_string() }))?;
+            session.out.answer(file.display())
         }
         ConfigCommand::List => {
             for (key, value) in values(session)? {
-                session.out.json(&json!({ "type": "config", "key": key, "value": value.to_string() }))?;
+                session.out.json(&json!({ "type": "config", "key": key, "value": value }))?;
                 session.out.answer(format!("{key} = {value}"))?;
             }
             Ok(())
@@ -51,7 +54,7 @@ pub fn run(session: &Session, command: &ConfigCommand) -> Result<()> {
         ConfigCommand::Get { key } => {
             let found = values(session)?.into_iter().find(|(k, _)| k == key);
             let (_, value) = found.ok_or_else(|| Error::Missing(format!("{key} (its default applies)")))?;
-            session.out.json(&json!({ "type": "config", "key": key, "value": value.to_string() }))?;
+            session.out.json(&json!({ "type": "config", "key": key, "value": value }))?;
             session.out.answer(value.as_str().map_or_else(|| value.to_string(), str::to_string))
         }
     }

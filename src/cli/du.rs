@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output::{DIM, styled, table};
 use super::session::Session;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::path::{RelPath, escape};
 use crate::base::units::size;
 use crate::engine::folder::Folder;
@@ -45,7 +45,7 @@ pub fn run(session: &Session, args: &DuArgs) -> Result<()> {
         }
         rows.push(row(session, &start, total, &start.to_string())?);
     }
-    rows[0].iter_mut().for_each(|head| *head = styled(DIM, &head));
+    rows[0].iter_mut().filter(|head| !head.is_empty()).for_each(|head| *head = styled(DIM, &head));
     table(&rows, &[0, 1, 2]).into_iter().try_for_each(|line| session.out.answer(line))
 }
 
@@ -60,6 +60,9 @@ fn row(session: &Session, path: &RelPath, sum: Sum, shown: &str) -> Result<Vec<S
 /// Sums over a subtree, and per child of its top.
 fn sum(folder: &Folder, start: &RelPath) -> Result<(Sum, BTreeMap<Vec<u8>, Sum>)> {
     let (mut total, mut children) = (Sum::default(), BTreeMap::<Vec<u8>, Sum>::new());
+    if !start.is_root() && folder.tree()?.stat(start)?.is_none() {
+        return Err(Error::Missing(start.to_string()));
+    }
     let skip = if start.is_root() { 0 } else { start.as_bytes().len() + 1 };
     let options = ScanOptions { cross_devices: folder.config.scan.cross_devices };
     for seen in Scan::new(folder.tree()?, start, options)? {

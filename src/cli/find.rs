@@ -28,8 +28,8 @@ pub fn run(session: &Session, args: &FindArgs) -> Result<()> {
         (None, Some(path)) => {
             let path = session.paths(&folder, std::slice::from_ref(path))?.remove(0);
             let row = folder.history.local(&path)?;
-            row.and_then(|r| r.content)
-                .ok_or_else(|| Error::Missing(format!("{path} in history; commit it first")))?
+            let version = super::whereis::current(&folder, &path, row.as_ref())?;
+            version.content.ok_or_else(|| Error::Invalid(format!("{path} is no regular file")))?
         }
         (None, None) => return Err(Error::Invalid("name --content or --same".into())),
     };

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::output::{ERROR, styled};
 use super::session::Session;
 use crate::base::error::{Error, Result};
+use crate::base::progress::Progress;
 use crate::base::units::{count, size};
 use crate::engine::fsck::{FsckOptions, FsckStats, fsck};
 
@@ -19,16 +20,22 @@ pub struct FsckArgs {
     pub repair: bool,
 }
 
-/// Checks and says what is damaged; exit code 5 if anything still is.
+/// Checks and says what is damaged; exit code 5 if anything still is, 13 if a store could not be looked at.
 pub fn run(session: &Session, args: &FsckArgs) -> Result<()> {
     let mut folder = session.write()?;
     let options = FsckOptions { read_data: args.read_data, repair: args.repair };
-    let all = fsck(&mut folder, &options)?;
+    let (all, offline) = fsck(&mut folder, &options)?;
     session.terminal.clear();
     let mut bad = 0;
     for stats in &all {
         tell(session, stats)?;
         bad += stats.open + stats.missing;
+    }
+    if let Some(error) = offline {
+        if bad == 0 {
+            return Err(error);
+        }
+        session.terminal.note(&error.to_string());
     }
     if bad == 0 {
         return session.out.line(if args.read_data {
@@ -37,7 +44,7 @@ pub fn run(session: &Session, args: &FsckArgs) -> Result<()> {
             "names and trailers are whole"
         });
     }
-    Err(Error::corrupt("stores", format!("{} found; see the lines above", count(bad, "problem"))))
+    Err(Error::Damaged(count(bad, "problem")))
 }
 
 fn tell(session: &Session, stats: &FsckStats) -> Result<()> {

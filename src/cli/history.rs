@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{DIM, WARN, styled, table};
 use super::session::Session;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::units::size;
 use crate::engine::folder::Folder;
@@ -53,6 +53,9 @@ pub fn run(session: &Session, args: &HistoryArgs) -> Result<()> {
             rows.push(row(session, &remotes, past, &path, true)?);
         }
     }
+    if rows.is_empty() && !path.is_root() {
+        return Err(Error::Missing(format!("{path} in history")));
+    }
     if rows.is_empty() {
         return session.out.line("nothing recorded yet; `ddr commit` records the folder as it is");
     }
@@ -82,9 +85,11 @@ fn row(
         "moved_to": past.entry.moved_to.as_ref().map(|p| p.to_string()),
     }))?;
     let mut notes = Vec::new();
-    if !saved {
-        notes.push(styled(WARN, "unsaved"));
-    }
+    notes.extend(match saved {
+        Some(true) => None,
+        Some(false) => Some(styled(WARN, "unsaved")),
+        None => Some(styled(WARN, "on no reachable store")),
+    });
     notes.extend(past.entry.moved_from.iter().map(|p| format!("moved from {p}")));
     notes.extend(past.entry.moved_to.iter().map(|p| format!("moved to {p}")));
     notes.extend(past.message.iter().map(|m| format!("\"{m}\"")));
@@ -100,15 +105,16 @@ fn row(
     ])
 }
 
-/// Whether some reachable store has the first record of a version.
-fn is_saved(remotes: &Remotes, past: &Past) -> Result<bool> {
-    let Some(body) = past.entry.version().and_then(|v| v.body) else { return Ok(true) };
+/// Whether some reachable store has the first record of a version; `None` if one that is not
+/// reachable may have it.
+fn is_saved(remotes: &Remotes, past: &Past) -> Result<Option<bool>> {
+    let Some(body) = past.entry.version().and_then(|v| v.body) else { return Ok(Some(true)) };
     for remote in &remotes.online {
         if remote.packs.has(&[body.id])?[0] {
-            return Ok(true);
+            return Ok(Some(true));
         }
     }
-    Ok(false)
+    Ok(remotes.offline.is_empty().then_some(false))
 }
 
 fn deleted(session: &Session, folder: &Folder, under: &RelPath) -> Result<()> {

@@ -24,6 +24,7 @@ pub struct InitArgs {
 /// Makes the folder and says what to do next.
 pub fn run(session: &Session, args: &InitArgs) -> Result<()> {
     let dir = args.dir.as_ref().map_or_else(|| session.cwd.clone(), |dir| session.cwd.join(dir));
+    let dir = super::clone::resolve(&dir);
     let id = init::init(&dir, args.bare, args.name.as_deref())?;
     session
         .out

@@ -61,9 +61,13 @@ pub fn run(session: &Session, args: &LsArgs) -> Result<()> {
     let folder = session.read()?;
     let tree = folder.tree()?;
     let remotes = Remotes::open_all(&folder)?;
-    for path in session.paths(&folder, &args.paths)? {
-        let is_dir = path.is_root() || tree.stat(&path)?.is_some_and(|s| s.kind == FileType::Dir);
-        let names = if is_dir { children(&folder, &path)? } else { vec![path.clone()] };
+    let paths = session.paths(&folder, &args.paths)?;
+    for path in &paths {
+        let is_dir = path.is_root() || tree.stat(path)?.is_some_and(|s| s.kind == FileType::Dir);
+        let names = if is_dir { children(&folder, path)? } else { vec![path.clone()] };
+        if is_dir && paths.len() > 1 {
+            session.out.answer(styled(BOLD, format!("{path}:")))?;
+        }
         let mut lines = Vec::with_capacity(names.len());
         for name in names {
             let Some(stat) = tree.stat(&name)? else {
@@ -112,9 +116,10 @@ fn print(session: &Session, args: &LsArgs, lines: &[Line]) -> Result<()> {
     let mut rows = Vec::with_capacity(lines.len());
     for line in lines {
         let content = line.current().and_then(|r| r.content);
+        let is_file = line.stat.kind == FileType::File;
         session.out.json(&json!({
             "type": "file", "path": line.path.to_string(), "residency": line.residency(), "copies": line.copies,
-            "size": line.stat.size, "local_bytes": line.stat.blocks * 512, "mtime": line.stat.mtime.secs,
+            "size": is_file.then_some(line.stat.size), "local_bytes": is_file.then_some(line.stat.blocks * 512), "mtime": line.stat.mtime.secs,
             "content": content.map(|c| c.to_string()),
         }))?;
         let name = crate::base::path::escape(line.path.name());
@@ -124,7 +129,7 @@ fn print(session: &Session, args: &LsArgs, lines: &[Line]) -> Result<()> {
             word => (word.to_string(), name),
         };
         let copies = line.copies.map_or("-".to_string(), |n| n.to_string());
-        let bytes = if line.stat.kind == FileType::File { size(line.stat.size) } else { "-".into() };
+        let bytes = if is_file { size(line.stat.size) } else { "-".into() };
         let mut row = vec![word, copies, bytes];
         if args.long {
             row.push(format!("{:03o}", line.stat.mode));

@@ -71,10 +71,9 @@ impl Output {
     }
 
     /// Shows what was written so far.
-    pub fn flush(&self) {
+    pub fn flush(&self) -> Result<()> {
         let mut to = self.to.lock().unwrap_or_else(|e| e.into_inner());
-        // A reader that went away needs no more.
-        let _ = to.flush();
+        to.flush().map_err(|e| Error::io("writing", "stdout", e))
     }
 }
 

@@ -61,7 +61,7 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             let mut folder = session.write()?;
             let add =
                 AddRemote { init: *init, same_disk: *same_disk, domain: domain.clone(), reading: false };
-            let url = super::clone::absolute(session, url);
+            let url = super::clone::absolute(session, url)?;
             add_remote(&mut folder, name, &url, &add)?;
             session.out.json(&json!({ "type": "remote", "name": name, "url": url, "made": init }))?;
             session.out.line(format!("added remote {name}: {url}"))?;
@@ -73,7 +73,7 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             let file = folder.dir.join("config.toml");
             known(&folder, name)?;
             if let Some(url) = url {
-                let url = super::clone::absolute(session, url);
+                let url = super::clone::absolute(session, url)?;
                 config::edit(&file, &format!("remote.{name}.url"), Some(&url))?;
             }
             if *same_disk {
@@ -85,14 +85,17 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             session.out.line(format!("changed remote {name}"))
         }
         RemoteCommand::Remove { name, force } => {
-            let folder = session.write()?;
+            let mut folder = session.write()?;
             known(&folder, name)?;
             let stubs = folder.history.stub_count()?;
             if stubs > 0 && !force {
                 return Err(Error::Refused(format!(
-                    "{stubs} files here are stubs and may need {name}; check them out first, or add --force"
+                    "{} here may need {name}; check them out first, or add --force",
+                    crate::base::units::count(stubs, "stub")
                 )));
             }
+            // First, so that the next commit looks for what only that store had.
+            folder.history.set_meta("unsaved", "1")?;
             config::edit(&folder.dir.join("config.toml"), &format!("remote.{name}"), None)?;
             session.out.line(format!("removed remote {name}; its store stays as it is"))
         }
@@ -102,7 +105,7 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
 fn known(folder: &crate::engine::folder::Folder, name: &str) -> Result<()> {
     match folder.config.remote.contains_key(name) {
         true => Ok(()),
-        false => Err(Error::Missing(format!("a remote called {name}; see `ddr remote list`"))),
+        false => Err(Error::Missing(format!("a remote called {name} (see `ddr remote list`)"))),
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::clone::resolve;
 use super::session::Session;
 use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
 use crate::base::units::size;
+use crate::engine::folder::Folder;
 use crate::engine::restore::{RestoreOptions, restore};
 
 /// Arguments of `ddr restore`.
@@ -31,9 +34,8 @@ pub struct RestoreArgs {
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<()> {
     let (path, number) = split(&args.path)?;
     let mut folder = session.write()?;
-    let path = session.paths(&folder, &[path])?.remove(0);
-    let to = args.to.as_ref().map(|to| session.cwd.join(to));
-    let to = to.map(|to| if to.is_dir() { to.join(OsStr::from_bytes(path.name())) } else { to });
+    let (path, number) = meant(session, &folder, args, path, number)?;
+    let to = args.to.as_ref().map(|to| destination(&session.cwd.join(to), path.name()));
     if to.is_none() && folder.tree.is_none() {
         return Err(Error::Invalid("a bare peer has no files; say where to with --to DEST".into()));
     }
@@ -51,6 +53,32 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<()> {
         size(done.version.size),
         done.to.display()
     ))
+}
+
+/// The path and number that are meant: `a#2` may be version 2 of `a`, or a file of that name.
+fn meant(
+    session: &Session,
+    folder: &Folder,
+    args: &RestoreArgs,
+    path: PathBuf,
+    number: Option<u64>,
+) -> Result<(RelPath, Option<u64>)> {
+    let path = session.paths(folder, &[path])?.remove(0);
+    if number.is_some() && folder.history.versions(&path)?.is_empty() {
+        let whole = session.paths(folder, &[PathBuf::from(&args.path)])?.remove(0);
+        if !folder.history.versions(&whole)?.is_empty() {
+            return Ok((whole, None));
+        }
+    }
+    Ok((path, number))
+}
+
+/// Where to write: a directory gets the file under its own name; a link is replaced, not followed.
+fn destination(to: &Path, name: &[u8]) -> PathBuf {
+    match (to.is_dir(), to.parent(), to.file_name()) {
+        (false, Some(parent), Some(last)) => resolve(parent).join(last),
+        _ => resolve(to).join(OsStr::from_bytes(name)),
+    }
 }
 
 /// Splits `PATH#N`; a name that merely contains `#` stays whole.

@@ -38,8 +38,8 @@ pub fn main() -> ExitCode {
         Err(e) => return report(&e),
     };
     let result = dispatch(&session, &cli.command).and_then(|()| session.problems());
-    session.finish();
-    match result {
+    let shown = session.finish();
+    match result.and(shown) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if session.is_pipe_closed(&e) => ExitCode::SUCCESS,
         Err(e) => report(&e),
@@ -101,9 +101,10 @@ pub fn external(session: &Session, args: &[OsString]) -> Result<()> {
     let mut program = OsString::from("ddr-");
     program.push(&name);
     let error = std::process::Command::new(&program).args(&args[1..]).current_dir(&session.cwd).exec();
-    if error.kind() == std::io::ErrorKind::NotFound {
+    // "Permission denied" also comes from a directory of PATH that is closed to us.
+    if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) {
         return Err(Error::Invalid(format!(
-            "there is no command `ddr {}`, and no {} in PATH; see `ddr help`",
+            "there is no command `ddr {}`, and no {} in PATH that can be run; see `ddr help`",
             name.to_string_lossy(),
             program.to_string_lossy()
         )));

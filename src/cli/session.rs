@@ -31,7 +31,7 @@ impl Session {
     pub fn new(global: &Global, cancel: Cancel) -> Result<Self> {
         let cwd = std::env::current_dir().map_err(|e| Error::io("finding", "the working directory", e))?;
         let cwd = match &global.directory {
-            Some(dir) => cwd.join(dir).canonicalize().map_err(|e| Error::io("entering", cwd.join(dir), e))?,
+            Some(dir) => enter(&cwd.join(dir))?,
             None => cwd,
         };
         let out = Output::new(global.json, global.quiet);
@@ -102,13 +102,22 @@ impl Session {
     }
 
     /// Ends progress bars and flushes output.
-    pub fn finish(&self) {
+    pub fn finish(&self) -> Result<()> {
         self.terminal.clear();
-        self.out.flush();
+        self.out.flush()
     }
 
     /// Whether the reader of our output went away.
     pub fn is_pipe_closed(&self, error: &Error) -> bool {
         matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// The real directory behind `-C`.
+fn enter(dir: &Path) -> Result<PathBuf> {
+    let real = dir.canonicalize().map_err(|e| Error::io("entering", dir, e))?;
+    match real.is_dir() {
+        true => Ok(real),
+        false => Err(Error::Invalid(format!("{} is not a directory", dir.display()))),
     }
 }

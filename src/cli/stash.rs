@@ -41,7 +41,7 @@ fn tell(session: &Session, dry: bool, stats: &StashStats) -> Result<()> {
     session.out.json(&json!({
         "type": "stash", "dry_run": dry, "stashed": stats.stashed, "stashed_bytes": stats.stashed_bytes,
         "freed_bytes": stats.freed_bytes, "recorded": stats.commit.recorded, "deleted": stats.commit.deleted,
-        "small": stats.small, "already": stats.already, "problems": stats.problems,
+        "small": stats.small, "already": stats.already, "problems": session.terminal.problem_count(),
     }))?;
     let verb = if dry { "would stash" } else { "stashed" };
     let mut text = format!(

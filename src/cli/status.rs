@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{BOLD, DIM, STUB, WARN, styled};
 use super::session::Session;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::units::{count, size};
 use crate::engine::folder::Folder;
@@ -59,11 +59,7 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
         if !item.change.is_visible() {
             return Ok(());
         }
-        let letter = item.change.letter();
-        session.out.json(
-            &json!({ "type": "change", "change": letter.to_string(), "path": item.path.to_string() }),
-        )?;
-        session.out.line(format!("{letter} {}", item.path))
+        tell_change(session, &item)
     })?;
     if sums.changed == 0 {
         session.out.line(styled(DIM, "nothing changed since the last commit"))?;
@@ -84,11 +80,22 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
     stores(session, &folder)
 }
 
+/// One changed path.
+pub fn tell_change(session: &Session, item: &Item) -> Result<()> {
+    let letter = item.change.letter();
+    session
+        .out
+        .json(&json!({ "type": "change", "change": letter.to_string(), "path": item.path.to_string() }))?;
+    session.out.answer(format!("{letter} {}", item.path))
+}
+
 /// What the user should do something about.
 fn trouble(session: &Session, folder: &Folder) -> Result<()> {
     let warn = |text: &str| session.out.line(styled(WARN, text));
-    if folder.history.meta("unsaved")?.is_some() {
-        warn("some versions are unsaved: no store was reachable; `ddr commit` places them when one is")?;
+    if folder.history.meta("unsaved")?.is_some_and(|how| how != "perhaps") {
+        warn(
+            "some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them",
+        )?;
     }
     if folder.history.meta("materialising")?.is_some() {
         warn("the clone was interrupted: run the same `ddr clone` again")?;
@@ -110,10 +117,12 @@ fn stores(session: &Session, folder: &Folder) -> Result<()> {
         session.out.line(format!("store {}: online{free}", remote.name))?;
     }
     for (name, error) in &remotes.offline {
-        session
-            .out
-            .json(&json!({ "type": "store", "name": name, "online": false, "error": error.to_string() }))?;
-        session.out.line(format!("store {name}: {} ({error})", styled(WARN, "offline")))?;
+        let why = match error {
+            Error::Offline { why, .. } => why.clone(),
+            e => e.to_string(),
+        };
+        session.out.json(&json!({ "type": "store", "name": name, "online": false, "error": why }))?;
+        session.out.line(format!("store {name}: {}: {why}", styled(WARN, "offline")))?;
     }
     if folder.config.remote.is_empty() {
         session.out.line("no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init")?;

@@ -75,8 +75,7 @@ impl Stage<'_> {
 
     fn say(&self, text: &str) -> Result<()> {
         self.session.out.answer(format!("\n{}", styled(BOLD, text)))?;
-        self.session.out.flush();
-        Ok(())
+        self.session.out.flush()
     }
 
     /// Runs this program in the folder, showing command and output.
@@ -84,7 +83,7 @@ impl Stage<'_> {
         let shown: Vec<String> =
             args.iter().map(|a| a.replace(&self.home.display().to_string(), "..")).collect();
         self.session.out.answer(styled(DIM, format!("$ ddr {}", shown.join(" "))))?;
-        self.session.out.flush();
+        self.session.out.flush()?;
         let exe = std::env::current_exe().map_err(|e| Error::io("finding", "this program", e))?;
         let status = Command::new(&exe)
             .args(args)

@@ -7,10 +7,16 @@ use serde_json::json;
 use super::output::{WARN, styled};
 use super::session::Session;
 use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
 use crate::base::units::size;
-use crate::engine::remotes::Remotes;
+use crate::engine::commit::row_version;
+use crate::engine::folder::Folder;
+use crate::engine::remotes::{OWN, Remote, Remotes};
 use crate::format::seal::Opener;
+use crate::history::LocalRow;
+use crate::model::entry::Version;
 use crate::model::residency::Residency;
+use crate::model::version::winner;
 use crate::store::Store;
 
 /// Arguments of `ddr whereis`.
@@ -27,21 +33,32 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
     let remotes = Remotes::open_all(&folder)?;
     let mut opener = Opener::new(&folder.keys)?;
     for path in session.paths(&folder, &args.paths)? {
-        let row = folder.history.local(&path)?.ok_or_else(|| Error::Missing(format!("{path} in history")))?;
-        let Some(content) = row.content else {
+        let row = folder.history.local(&path)?;
+        let local = match &row {
+            Some(row) if row.residency == Residency::Stub => "stub",
+            Some(_) => "full",
+            None => "not",
+        };
+        let version = current(&folder, &path, row.as_ref())?;
+        let Some(content) = version.content else {
             return Err(Error::Invalid(format!("{path} is no regular file")));
         };
-        let local = if row.residency == Residency::Stub { "stub" } else { "full" };
-        session.out.answer(format!("{path}: {}, {local} here", size(row.size)))?;
+        session.out.answer(format!("{path}: {}, {local} here", size(version.size)))?;
         session.out.answer(format!("  content {content}"))?;
-        let records = row.body.map(|body| remotes.records_of(body, row.size, &mut opener)).transpose();
+        let records =
+            version.body.map(|body| remotes.records_of(body, version.size, &mut opener)).transpose();
         let mut copies = Vec::new();
+        // The folder's own store beside remotes keeps logs, and only by chance contents.
+        let beside = |r: &&Remote| r.name == OWN && !folder.config.remote.is_empty();
         for remote in &remotes.online {
             let whole = match &records {
                 Ok(Some(ids)) => remote.packs.has(ids)?.into_iter().all(|has| has),
                 Ok(None) => true,
                 Err(_) => false,
             };
+            if !whole && beside(&remote) {
+                continue;
+            }
             if whole {
                 copies.push(remote.name.clone());
             }
@@ -56,4 +73,15 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
         }))?;
     }
     Ok(())
+}
+
+/// The version a path stands for: the one that is here, or else the newest in history.
+pub fn current(folder: &Folder, path: &RelPath, row: Option<&LocalRow>) -> Result<Version> {
+    if let Some(row) = row {
+        return Ok(row_version(row));
+    }
+    let heads = folder.history.heads(path)?;
+    let head = winner(&heads, |h| (h.hlc, h.dot));
+    let missing = || Error::Missing(format!("{path} in history (commit it first)"));
+    head.map(|h| h.version.clone()).ok_or_else(missing)
 }

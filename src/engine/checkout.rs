@@ -47,6 +47,7 @@ pub struct CheckoutStats {
 /// Fills every stub at and below `paths`.
 pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result<CheckoutStats> {
     let mut stats = CheckoutStats::default();
+    folder.tree()?;
     let (stubs, bytes) = stubs(folder, paths)?;
     if dry_run {
         return Ok(CheckoutStats { filled: stubs.count, filled_bytes: bytes, problems: 0 });
@@ -108,8 +109,12 @@ fn look(folder: &Folder, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
 /// One file being filled.
 struct Slot {
     path: RelPath,
+    /// Other names of the same inode: hard links that were made of the stub.
+    also: Vec<RelPath>,
     stat: Stat,
     head: StubHead,
+    /// What stays hole: no room is reserved for it.
+    holes: OnceLock<Vec<(u64, u64)>>,
     filling: RwLock<Option<Filling>>,
     result: Mutex<Option<Result<Stat>>>,
     /// It could be neither filled nor made a stub again.
@@ -124,11 +129,18 @@ struct Batch {
 
 impl Batch {
     fn push(&mut self, path: RelPath, stat: Stat, head: StubHead) {
+        if stat.nlink > 1
+            && let Some(first) = self.slots.iter_mut().find(|s| s.stat.ino == stat.ino)
+        {
+            return first.also.push(path);
+        }
         self.bytes += stat.size;
         self.slots.push(Slot {
             path,
+            also: Vec::new(),
             stat,
             head,
+            holes: OnceLock::new(),
             filling: RwLock::new(None),
             result: Mutex::new(None),
             torn: AtomicBool::new(false),
@@ -147,6 +159,11 @@ struct Writer<'a> {
 }
 
 impl Sink for Writer<'_> {
+    fn holes(&self, i: usize, holes: &[(u64, u64)]) {
+        // Told once per content.
+        let _ = self.slots[i].holes.set(holes.to_vec());
+    }
+
     fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
         let slot = &self.slots[i];
         self.begin(slot)?;
@@ -203,11 +220,24 @@ impl Writer<'_> {
         if filling.is_none() {
             let target = Target { root: self.tree, path: &slot.path, keys: self.keys, head: &slot.head };
             let begun = Filling::begin(&target)?;
-            begun.reserve(&[(0, slot.stat.size)])?;
+            let holes = slot.holes.get().map_or(&[][..], Vec::as_slice);
+            begun.reserve(&between(slot.stat.size, holes))?;
             *filling = Some(begun);
         }
         Ok(())
     }
+}
+
+/// The ranges (start, length) that are not holes.
+fn between(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for (start, len) in holes.iter().copied().chain([(size, 0)]) {
+        if start > at {
+            out.push((at, start - at));
+        }
+        at = start + len;
+    }
+    out
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -253,7 +283,9 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
             Some(Ok(stat)) => {
                 stats.filled += 1;
                 stats.filled_bytes += stat.size;
-                rows.extend(filled_row(folder, &slot.path, &slot.head, &stat)?);
+                for path in slot.also.iter().chain([&slot.path]) {
+                    rows.extend(filled_row(folder, path, &slot.head, &stat)?);
+                }
             }
             // One line about a full disk is enough.
             None | Some(Err(Error::Interrupted | Error::NoSpace(_))) => {}
@@ -288,4 +320,16 @@ fn filled_row(folder: &Folder, path: &RelPath, head: &StubHead, stat: &Stat) -> 
         proven: row.mtime == stat.mtime,
         ..row
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::between;
+
+    #[test]
+    fn room_is_reserved_for_data_only() {
+        assert_eq!(between(10, &[]), [(0, 10)]);
+        assert_eq!(between(10, &[(0, 10)]), []);
+        assert_eq!(between(10, &[(0, 2), (4, 1), (9, 1)]), [(2, 2), (5, 4)]);
+    }
 }

@@ -62,7 +62,8 @@ pub fn clone(
     let head = Packs::head(&bucket)?;
     let key = head.key.ok_or_else(|| Error::Refused("this store does not hold the folder's key".into()))?;
     let peer = dir.join(".ddr");
-    if !peer.join("folder.toml").exists() {
+    let existed = peer.join("folder.toml").exists();
+    if !existed {
         check_empty(dir)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
         let own_name =
@@ -82,7 +83,18 @@ pub fn clone(
             dir.display()
         )));
     }
-    if !folder.config.remote.contains_key(name) {
+    // Only a clone that was cut short is continued.
+    let own = folder.config.remote.get(name);
+    let continued =
+        own.map_or(folder.config.remote.is_empty(), |r| config::url_path(&r.url).is_ok_and(|p| p == path));
+    if existed && !continued {
+        return Err(Error::Refused(format!(
+            "{} is a peer of this folder already; to use one more store, run: ddr remote add NAME {}",
+            dir.display(),
+            path.display()
+        )));
+    }
+    if own.is_none() {
         add_remote(&mut folder, name, url, &AddRemote { same_disk, reading: true, ..AddRemote::default() })?;
     }
     let stats = materialise(&mut folder)?;
@@ -92,8 +104,9 @@ pub fn clone(
 /// Only an empty directory, or one whose clone was cut short before its folder file was written.
 fn check_empty(dir: &Path) -> Result<()> {
     if let Ok(outer) = super::folder::locate(dir) {
+        let outer = if outer.ends_with(".ddr") { outer.parent().unwrap_or(&outer) } else { &outer };
         return Err(Error::Refused(format!(
-            "{} lies inside the ddr folder of {}",
+            "{} lies inside the ddr folder {}",
             dir.display(),
             outer.display()
         )));

@@ -170,7 +170,11 @@ impl<'a> Committer<'a> {
     pub fn delete(&mut self, rows: &[LocalRow]) -> Result<()> {
         let mut batch = Batch::new(self.history, self.identity)?;
         for row in rows {
-            let seen = seen_by(row, &self.history.heads(&row.path)?);
+            let heads = self.history.heads(&row.path)?;
+            if heads.is_empty() {
+                continue;
+            }
+            let seen = seen_by(row, &heads);
             batch.push(Entry {
                 hlc: 0,
                 path: row.path.clone(),
@@ -181,7 +185,7 @@ impl<'a> Committer<'a> {
                 moved_to: self.moved_to.remove(&row.path),
             });
         }
-        self.stats.deleted += rows.len() as u64;
+        self.stats.deleted += batch.entries.len() as u64;
         self.write(batch, &[])?;
         self.history.drop_local(&rows.iter().map(|r| r.path.clone()).collect::<Vec<_>>())
     }
@@ -201,6 +205,10 @@ impl<'a> Committer<'a> {
         {
             return Ok(*dot);
         }
+        // Another peer, or this one before its .ddr was put back from a backup, recorded it already.
+        if let Some(head) = heads.iter().find(|h| h.version == version) {
+            return Ok(head.dot);
+        }
         let moved_from = match row {
             None => version.content.and_then(|content| self.gone.remove(&content)),
             Some(_) => None,
@@ -215,7 +223,12 @@ impl<'a> Committer<'a> {
             None if self.fresh => Vec::new(),
             None => self.history.seen(path)?,
         };
-        self.stats.recorded += 1;
+        // The time of a directory moves with every file made in it: recorded, but nothing to speak of.
+        let is_dir = |v: &Version| v.kind == FileKind::Dir;
+        let only_time = known
+            .as_ref()
+            .is_some_and(|(_, old)| is_dir(old) && is_dir(&version) && old.mode == version.mode);
+        self.stats.recorded += u64::from(!only_time);
         Ok(batch.push(Entry {
             hlc: 0,
             path: path.clone(),
@@ -398,6 +411,8 @@ pub struct Plan {
     pub deleted: Spool,
     /// Contents of those.
     pub gone: HashMap<ContentId, RelPath>,
+    /// Whether it covers the whole tree.
+    pub whole: bool,
 }
 
 /// Looks at the tree; `extra` may ask for an unchanged path to be read as well.
@@ -407,8 +422,9 @@ pub fn plan(
     extra: &mut dyn FnMut(&super::survey::Item) -> Result<bool>,
 ) -> Result<Plan> {
     let temp = folder.temp_dir();
-    let mut plan =
-        Plan { changed: Spool::new(&temp)?, bytes: 0, deleted: Spool::new(&temp)?, gone: HashMap::new() };
+    let (changed, deleted) = (Spool::new(&temp)?, Spool::new(&temp)?);
+    let whole = paths.iter().any(RelPath::is_root);
+    let mut plan = Plan { changed, bytes: 0, deleted, gone: HashMap::new(), whole };
     survey(folder, paths, &mut |item| {
         if let (Change::Deleted, Some(row)) = (item.change, &item.row) {
             if let Some(content) = row.content.filter(|_| plan.gone.len() < MAX_GONE) {
@@ -483,7 +499,7 @@ pub fn run(
     message: Option<&str>,
     settled: &mut dyn FnMut(&mut History, Vec<Settled>) -> Result<()>,
 ) -> Result<CommitStats> {
-    let Plan { changed, bytes, deleted, gone } = plan;
+    let Plan { changed, bytes, deleted, gone, whole } = plan;
     let Folder { tree, keys, id, history, own, identity, instance, context, .. } = folder;
     let missing = || Error::Unsupported("this needs a working tree opened for writing".into());
     let (tree, instance) = (tree.as_ref().ok_or_else(missing)?, instance.as_mut().ok_or_else(missing)?);
@@ -522,7 +538,8 @@ pub fn run(
     stats.unsaved = targets.is_empty() && stats.recorded > 0;
     match stats.unsaved {
         true => history.set_meta("unsaved", "1")?,
-        false if !targets.is_empty() => history.clear_meta("unsaved")?,
+        // What another part of the tree lacks, or a file with problems, is still unsaved.
+        false if !targets.is_empty() && whole && stats.problems == 0 => history.clear_meta("unsaved")?,
         false => {}
     }
     Ok(stats)

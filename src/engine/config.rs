@@ -162,9 +162,22 @@ pub fn edit(path: &Path, key: &str, value: Option<&str>) -> Result<()> {
         None if table.remove(last).is_none() => return Err(Error::Missing(format!("config key {key}"))),
         None => {}
     }
-    let text = doc.to_string();
+    let mut text = doc.to_string();
+    if let (Err(error), Some(value)) = (Config::parse(&text), value) {
+        // `4097` is a number, and where a size is wanted it is one written as text.
+        set_text(&mut doc, &parts, value);
+        text = doc.to_string();
+        Config::parse(&text).map_err(|_| error)?;
+    }
     Config::parse(&text)?;
     disk::replace_file(path, text.as_bytes(), 0o600)
+}
+
+fn set_text(doc: &mut toml_edit::DocumentMut, key: &[&str], value: &str) {
+    let item = key.iter().try_fold(doc.as_item_mut(), |item, part| item.get_mut(part));
+    if let Some(item) = item {
+        *item = toml_edit::value(value);
+    }
 }
 
 /// A TOML value as typed on a command line: numbers and booleans as such, all else a string.

@@ -29,6 +29,8 @@ pub struct Wanted {
 
 /// Receives the pieces of the contents wanted, by their place in the list.
 pub trait Sink: Sync {
+    /// Told once, before any piece of content `i`: these ranges (start, length) will not come.
+    fn holes(&self, _i: usize, _holes: &[(u64, u64)]) {}
     /// Verified bytes at an offset of content `i`. An error gives the content up.
     fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()>;
     /// All pieces of content `i` were handed on; `holes` were not.
@@ -92,6 +94,7 @@ pub fn fetch(
             }
             at += run.len();
         }
+        sink.holes(i, &holes);
         if count == 0 {
             finish(sink, i, &holes);
         }

@@ -136,7 +136,13 @@ impl Folder {
     /// Applies what the own log has and the index lacks; claims the instance when writing.
     fn bring_up_to_date(&mut self, access: Access) -> Result<()> {
         let caught = self.history.catch_up(self.own.as_ref(), self.id)?;
+        // A store that others wrote to has logs before it has ever had an index.
+        let had_one = self.identity.epoch != 0;
         if self.history.was_reset() && caught.entries > 0 {
+            // Which versions wait for a store was known only to the lost index: the next commit asks.
+            self.history.set_meta("unsaved", "perhaps")?;
+        }
+        if self.history.was_reset() && caught.entries > 0 && had_one {
             self.context.progress.note("history.db was damaged or missing: rebuilt from the log");
         }
         for (origin, error) in &caught.problems {
@@ -185,8 +191,11 @@ impl Folder {
     }
 
     /// Turns command-line paths (relative to `cwd`) into paths below the root; none means `cwd`
-    /// itself. Sorted, without paths below others.
+    /// itself. Sorted, without paths below others. At a bare peer paths count from the root.
     pub fn rel_paths(&self, cwd: &Path, args: &[PathBuf]) -> Result<Vec<RelPath>> {
+        if self.tree.is_none() {
+            return args.iter().map(|arg| bare_path(arg)).collect();
+        }
         let root = self.dir.parent().unwrap_or(&self.dir);
         let here = [PathBuf::from(".")];
         let args = if args.is_empty() { &here[..] } else { args };
@@ -240,6 +249,13 @@ fn rel_path(root: &Path, cwd: &Path, arg: &Path) -> Result<RelPath> {
     let outside = || Error::Invalid(format!("{} is outside of the folder {}", arg.display(), root.display()));
     let rel = full.strip_prefix(root).map_err(|_| outside())?;
     RelPath::new(rel.as_os_str().as_bytes())
+}
+
+/// A path named at a bare peer, which has no tree to stand in: it counts from the folder's root.
+fn bare_path(arg: &Path) -> Result<RelPath> {
+    use std::os::unix::ffi::OsStrExt;
+    let plain: PathBuf = arg.components().filter(|c| *c != std::path::Component::CurDir).collect();
+    RelPath::new(plain.as_os_str().as_bytes())
 }
 
 /// Reads a TOML file of ours; a missing one is [`Error::Missing`].

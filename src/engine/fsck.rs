@@ -48,10 +48,9 @@ pub struct FsckStats {
     pub quarantined: u64,
 }
 
-/// Checks every reachable store.
-pub fn fsck(folder: &mut Folder, options: &FsckOptions) -> Result<Vec<FsckStats>> {
+/// Checks every reachable store; also returns why the first of the others is not.
+pub fn fsck(folder: &mut Folder, options: &FsckOptions) -> Result<(Vec<FsckStats>, Option<Error>)> {
     let mut remotes = Remotes::open_all(folder)?;
-    remotes.note_offline(folder);
     if !remotes.online.iter().any(|r| r.name == OWN) {
         remotes.online.push(open_own(folder)?);
     }
@@ -64,7 +63,7 @@ pub fn fsck(folder: &mut Folder, options: &FsckOptions) -> Result<Vec<FsckStats>
         }
         all.push(stats);
     }
-    Ok(all)
+    Ok((all, remotes.offline.into_iter().next().map(|(_, error)| error)))
 }
 
 fn one(folder: &Folder, remotes: &Remotes, remote: &Remote, options: &FsckOptions) -> Result<FsckStats> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::config::{self, Config};
 use super::folder::Folder;
 use super::instance::{FORMAT, FolderFile, KeysFile, random};
-use super::remotes::{OWN, device_at, open_bucket};
+use super::remotes::{OWN, Remotes, device_at, open_bucket};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, StoreId};
 use crate::disk;
@@ -36,13 +36,12 @@ pub fn new_folder() -> Result<(FolderId, FolderKey)> {
 
 /// Makes a folder in `dir` (or a bare peer); `dir` is made if it is missing.
 pub fn init(dir: &Path, bare: bool, name: Option<&str>) -> Result<FolderId> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
-    let dir = dir.canonicalize().map_err(|e| Error::io("resolving", dir, e))?;
-    let peer_dir = if bare { dir.clone() } else { dir.join(".ddr") };
-    if peer_dir.join("folder.toml").exists() {
+    let peer_in = |dir: &Path| if bare { dir.to_path_buf() } else { dir.join(".ddr") };
+    if peer_in(dir).join("folder.toml").exists() {
         return Err(Error::Refused(format!("{} is a ddr folder already", dir.display())));
     }
-    if let Ok(outer) = super::folder::locate(&dir) {
+    refuse_remains(&peer_in(dir))?;
+    if let Ok(outer) = super::folder::locate(dir) {
         let outer = if outer.ends_with(".ddr") { outer.parent().unwrap_or(&outer) } else { &outer };
         return Err(Error::Refused(format!(
             "{} lies inside the ddr folder {}; a folder inside a folder would be kept twice",
@@ -50,6 +49,9 @@ pub fn init(dir: &Path, bare: bool, name: Option<&str>) -> Result<FolderId> {
             outer.display()
         )));
     }
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
+    let dir = dir.canonicalize().map_err(|e| Error::io("resolving", dir, e))?;
+    let peer_dir = peer_in(&dir);
     if bare && std::fs::read_dir(&dir).map_err(|e| Error::io("reading", &dir, e))?.next().is_some() {
         return Err(Error::Refused(format!("{} is not empty", dir.display())));
     }
@@ -59,6 +61,18 @@ pub fn init(dir: &Path, bare: bool, name: Option<&str>) -> Result<FolderId> {
         dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "folder".into());
     make_peer(&NewPeer { dir: peer_dir, name: name.unwrap_or(&default_name), bare, folder })?;
     Ok(id)
+}
+
+/// A peer that has written history and lost its folder file is no place for a new one.
+fn refuse_remains(peer: &Path) -> Result<()> {
+    let has_log = std::fs::read_dir(peer.join("store/log")).is_ok_and(|mut entries| entries.next().is_some());
+    match has_log {
+        true => Err(Error::Refused(format!(
+            "{} holds history, but its folder.toml is missing; put it back, or clone one of its stores elsewhere",
+            peer.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Writes a peer's directory; `folder.toml` comes last.
@@ -130,8 +144,8 @@ pub fn add_remote(folder: &mut Folder, name: &str, url: &str, add: &AddRemote) -
         make_store(folder, &path)?;
     }
     let bucket = open_bucket(name, &path).map_err(|e| match e {
-        Error::Offline { why, .. } if !add.init => {
-            Error::Missing(format!("a store: {why}; to make one there, add --init: the store"))
+        Error::Offline { .. } if !add.init => {
+            Error::Missing(format!("a store in {} (to make one there, add --init)", path.display()))
         }
         e => e,
     })?;
@@ -141,6 +155,14 @@ pub fn add_remote(folder: &mut Folder, name: &str, url: &str, add: &AddRemote) -
             "{} is a store of another folder ({})",
             path.display(),
             head.name
+        )));
+    }
+    let others = Remotes::open(folder)?.online;
+    if let Some(other) = others.iter().find(|r| r.packs.id() == head.store) {
+        return Err(Error::Refused(format!(
+            "{} is the store of remote {} already",
+            path.display(),
+            other.name
         )));
     }
     let file = folder.dir.join("config.toml");

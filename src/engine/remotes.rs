@@ -51,7 +51,10 @@ impl Remotes {
         let (mut online, mut offline) = (Vec::new(), Vec::new());
         for (name, remote) in &folder.config.remote {
             match open_remote(folder, name, remote) {
-                Ok(remote) => online.push(remote),
+                Ok(remote) => {
+                    refuse_twice(&online, &remote)?;
+                    online.push(remote);
+                }
                 Err(e @ Error::Offline { .. }) => offline.push((name.clone(), e)),
                 Err(e) => return Err(e),
             }
@@ -161,6 +164,17 @@ impl Remotes {
     }
 }
 
+/// One store under two names would count as two copies.
+fn refuse_twice(online: &[Remote], new: &Remote) -> Result<()> {
+    match online.iter().find(|r| r.packs.id() == new.packs.id()) {
+        Some(other) => Err(Error::Refused(format!(
+            "the remotes {} and {} are one and the same store; remove one: ddr remote remove {1}",
+            other.name, new.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whether the own store keeps packs.
 fn has_contents(folder: &Folder) -> Result<bool> {
     let data = folder.dir.join("store/data");
@@ -190,7 +204,11 @@ fn open_remote(folder: &Folder, name: &str, remote: &RemoteConfig) -> Result<Rem
     let apart = folder.tree.as_ref().is_none_or(|t| t.device() != device);
     let counts = apart || remote.same_disk || remote.domain.is_some();
     let index = folder.context.cache_dir.join("index");
-    let packs = Packs::open(name, Arc::new(bucket), folder.id, &folder.keys, &index)?;
+    let packs = Packs::open(name, Arc::new(bucket), folder.id, &folder.keys, &index);
+    let packs = packs.map_err(|e| match e {
+        Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
+        e => e,
+    })?;
     let domain = remote.domain.clone().unwrap_or_else(|| domain_of(device));
     Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
 }

@@ -54,7 +54,7 @@ pub fn pick(folder: &Folder, path: &RelPath, number: Option<u64>) -> Result<(u64
     };
     let past = found.ok_or_else(|| {
         let what = number.map_or(format!("{path} in history"), |n| format!("version {n} of {path}"));
-        Error::Missing(format!("{what}; see `ddr history`"))
+        Error::Missing(format!("{what} (see `ddr history`)"))
     })?;
     let version = past.entry.version().cloned();
     version

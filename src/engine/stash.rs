@@ -76,6 +76,7 @@ struct Candidate {
 
 /// Stashes everything at and below `paths`.
 pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> Result<StashStats> {
+    folder.tree()?;
     let remotes = Remotes::open(folder)?;
     let copies = required_copies(folder, &remotes, options.copies)?;
     let min_size = folder.config.min_size()?;
@@ -190,10 +191,10 @@ fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> 
                 same.name
             )));
         }
-        if let Some((name, error)) = remotes.offline.first() {
+        if let Some((_, Error::Offline { name, why })) = remotes.offline.first() {
             return Err(Error::Offline {
                 name: name.clone(),
-                why: format!("{error}; {copies} copies are required before a file may become a stub"),
+                why: format!("{why}; {} must exist before a file may become a stub", copies_text(copies)),
             });
         }
         return Err(Error::Refused(format!(
@@ -203,6 +204,10 @@ fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> 
     }
     remotes.note_offline(folder);
     Ok(copies)
+}
+
+fn copies_text(n: usize) -> String {
+    if n == 1 { "1 copy".into() } else { format!("{n} copies") }
 }
 
 /// What a dry run would say.
@@ -302,8 +307,10 @@ impl Freeing {
                 kept.push(candidate);
             }
         }
-        let rows = self.convert(&kept)?;
-        history.put_local(&rows)
+        let (rows, left) = self.convert(&kept)?;
+        history.put_local(&rows)?;
+        // What an interruption left out stays as it was, and must not look done.
+        if left == 0 { Ok(()) } else { Err(Error::Interrupted) }
     }
 
     /// Holds on every target, then asks again; returns the paths without enough proven copies.
@@ -337,8 +344,9 @@ impl Freeing {
         Ok(short.map(|(c, _)| c.row.path.clone()).collect())
     }
 
-    /// Converts a proven batch on two threads; returns the new rows.
-    fn convert(&mut self, batch: &[Candidate]) -> Result<Vec<LocalRow>> {
+    /// Converts a proven batch on two threads; returns the new rows, and how many an interruption
+    /// left out.
+    fn convert(&mut self, batch: &[Candidate]) -> Result<(Vec<LocalRow>, usize)> {
         let s = &self.shared;
         let items: Vec<Item> = batch
             .iter()
@@ -371,6 +379,7 @@ impl Freeing {
             intents.into_iter().try_for_each(Intent::close)?;
         }
         let mut rows = Vec::with_capacity(batch.len());
+        let left = work.len() - done.len();
         for (i, result) in done {
             let row = &batch[i].row;
             match result {
@@ -391,7 +400,7 @@ impl Freeing {
                 }
             }
         }
-        Ok(rows)
+        Ok((rows, left))
     }
 }
 

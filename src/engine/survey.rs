@@ -88,6 +88,8 @@ fn one(
     let mut row = rows.next()?;
     let there = start.is_root() || tree.stat(start)?.is_some();
     if !there && row.is_none() {
+        // Says so if a symbolic link is in the way.
+        Scan::new(tree, start, ScanOptions::default())?;
         return Err(Error::Missing(start.to_string()));
     }
     let mut hidden = Hidden::default();
@@ -98,7 +100,7 @@ fn one(
             let (path, stat) = match seen? {
                 Seen::Entry(path, stat) => (path, stat),
                 Seen::Skipped { path, subtree, why } => {
-                    tell_skipped(folder, &path, why);
+                    tell_skipped(folder, &path, start, why);
                     hidden.add(path, subtree);
                     continue;
                 }
@@ -136,9 +138,12 @@ fn one(
     Ok(())
 }
 
-/// Ignored things are silent; everything else that is passed over is a problem the user sees.
-fn tell_skipped(folder: &Folder, path: &RelPath, why: Skip) {
+/// Ignored things are silent unless they were named; everything else that is passed over is a problem the user sees.
+fn tell_skipped(folder: &Folder, path: &RelPath, named: &RelPath, why: Skip) {
     let error = match why {
+        Skip::Ignored if path == named => {
+            Error::Unsupported("ignored by a .ddrignore file, left alone".into())
+        }
         Skip::Ignored => return,
         Skip::OtherDevice => Error::Unsupported("on another file system, left alone".into()),
         Skip::Unreadable(error) => error,

@@ -22,10 +22,13 @@ pub enum State {
     Full,
     /// A stub of this folder.
     Stub(StubHead),
-    /// Neither, and why: the user's writing into a stub, or damage. Never to be taken in, never to
-    /// be filled.
+    /// Neither, why, and what to do: the user's writing into a stub, or damage. Never to be taken in,
+    /// never to be filled.
     Odd(String),
 }
+
+/// What the user can do about a stub that something was written into.
+const RESCUE: &str = "to keep what was written, copy it elsewhere; then `rm` it and `ddr restore` it";
 
 /// What a file is, from its first 4 KiB, its mark and its extents.
 pub fn inspect(file: &File, stat: &Stat, keys: &Keys, folder: FolderId) -> Result<State> {
@@ -66,7 +69,7 @@ fn judge(
         return read_stub(file, stat, block, keys, folder);
     }
     if mark.is_some() && (stub::has_stub_remains(block) || FIRST_LINE.starts_with(block)) {
-        return odd("its stub header was written over in part");
+        return odd(&format!("its stub header was written over in part; {RESCUE}"));
     }
     Ok(State::Full)
 }
@@ -89,20 +92,24 @@ pub(super) fn read_stub(
 ) -> Result<State> {
     let head = match StubHead::decode(block, keys, folder) {
         Ok(head) => head,
-        Err(Error::Refused(why)) => return Ok(State::Odd(why)),
+        Err(Error::Refused(why)) => {
+            return Ok(State::Odd(format!("{why}; check it out there, then copy it again")));
+        }
         Err(Error::Corrupt { why, .. }) => {
-            return Ok(State::Odd(format!("it begins like a stub, but its header is damaged: {why}")));
+            return Ok(State::Odd(format!(
+                "it begins like a stub, but its header is damaged: {why}; {RESCUE}"
+            )));
         }
         Err(e) => return Err(e),
     };
     if head.size != stat.size {
         return Ok(State::Odd(format!(
-            "it is a stub whose size was changed from {} to {} bytes",
+            "it is a stub whose size was changed from {} to {} bytes; {RESCUE}",
             head.size, stat.size
         )));
     }
     match data_behind(file, stat.size)? {
-        Some(at) => Ok(State::Odd(format!("something was written into the stub at byte {at}"))),
+        Some(at) => Ok(State::Odd(format!("something was written into the stub at byte {at}; {RESCUE}"))),
         None => Ok(State::Stub(head)),
     }
 }

@@ -8,11 +8,13 @@ use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod content;
 pub mod mount;
+pub mod shell;
 pub mod small;
 pub mod steps;
 pub mod tree;
@@ -110,7 +112,13 @@ impl Sandbox {
         }
     }
 
-    fn home(&self) -> PathBuf {
+    /// The directory of all machines and stores.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the machine keeps what is nobody's file.
+    pub fn home(&self) -> PathBuf {
         self.root.join(&self.machine).join("home")
     }
 
@@ -127,14 +135,20 @@ impl Sandbox {
     /// The command, in the folder and in nobody's home but its own.
     fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(program());
+        command.args(args);
+        self.settle(&mut command);
+        command
+    }
+
+    /// Puts any command into the folder, and into nobody's home but its own.
+    pub fn settle(&self, command: &mut Command) {
         let kept = std::env::vars_os().filter(|(k, _)| k == "PATH" || k == "TMPDIR");
-        command.args(args).current_dir(self.folder()).env_clear().envs(kept);
+        command.current_dir(self.folder()).env_clear().envs(kept);
         command.env("HOME", self.home()).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("NO_COLOR", "1");
         for (name, dir) in [("CACHE", "cache"), ("STATE", "state"), ("CONFIG", "config"), ("DATA", "data")] {
             command.env(format!("XDG_{name}_HOME"), self.home().join(dir));
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
     }
 
     /// Starts ddr; `fault` is the value of `DDR_FAULT`.
@@ -142,10 +156,7 @@ impl Sandbox {
         let mut command = self.command(args);
         command.envs(fault.map(|f| ("DDR_FAULT", f)));
         let words = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect::<Vec<_>>();
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", program().display()));
-        let out = drain(child.stdout.take().expect("stdout is piped"));
-        let err = drain(child.stderr.take().expect("stderr is piped"));
-        Running { child, line: format!("ddr {}", words.join(" ")), out, err, since: Instant::now() }
+        Running::spawn(command, format!("ddr {}", words.join(" ")))
     }
 
     /// Runs ddr to its end.
@@ -229,6 +240,14 @@ fn is_database(path: &Path) -> bool {
     std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"SQLite format 3"
 }
 
+/// Held while this process starts another one, or has a user's file open for writing: a child holds
+/// copies of all descriptors until it has become its program, and a ddr that another test runs would
+/// find the file in use.
+pub fn own_files() -> MutexGuard<'static, ()> {
+    static GUARD: Mutex<()> = Mutex::new(());
+    GUARD.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// A pipe read to its end in the background, so that no command waits for its reader.
 type Pipe = Option<JoinHandle<Vec<u8>>>;
 
@@ -256,6 +275,21 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command whose outputs are piped.
+    pub fn spawn(mut command: Command, line: String) -> Self {
+        let guard = own_files();
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("`{line}`: {e}"));
+        drop(guard);
+        let out = drain(child.stdout.take().expect("stdout is piped"));
+        let err = drain(child.stderr.take().expect("stderr is piped"));
+        Self { child, line, out, err, since: Instant::now() }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     pub fn ended(&mut self) -> bool {
         self.child.try_wait().expect("own child").is_some()

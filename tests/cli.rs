@@ -1,0 +1,13 @@
+//! The real program, as a person at a prompt sees it: every command, and what goes wrong.
+
+mod bare;
+mod clone;
+mod commands;
+mod dry;
+mod names;
+mod places;
+mod prompt;
+mod restored;
+mod special;
+mod stopped;
+mod two;
