@@ -123,6 +123,7 @@ impl Error {
         match self {
             Self::Missing(text) => Self::Missing(text.clone()),
             Self::Corrupt { what, why } => Self::Corrupt { what: what.clone(), why: why.clone() },
+            Self::Damaged(text) => Self::Damaged(text.clone()),
             Self::Changed(text) => Self::Changed(text.clone()),
             Self::Refused(text) => Self::Refused(text.clone()),
             Self::Locked(text) => Self::Locked(text.clone()),

@@ -774,8 +774,8 @@ fn gc_fsck_and_rebuild() {
     own: 1 object, <n> read
     everything is whole
     $ ddr fsck --json
-    {"damaged":[],"missing":0,"objects":4,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk2","type":"fsck"}
-    {"damaged":[],"missing":0,"objects":1,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"own","type":"fsck"}
+    {"damaged":[],"missing":0,"objects":4,"open":0,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk2","type":"fsck"}
+    {"damaged":[],"missing":0,"objects":1,"open":0,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"own","type":"fsck"}
     $ ddr rebuild | head -n 1
     rebuilt history (6 entries) and the index of 1 store; 0 paths recognised
     ! ddr: history.db was damaged or missing: rebuilt from the log
@@ -821,9 +821,9 @@ fn fsck_names_what_is_damaged_and_repair_makes_it_whole() {
     !      `ddr fsck --read-data --repair` copies out what is whole and deletes nothing
     [exit 5]
     $ ddr fsck --read-data --json
-    {"damaged":[{"error":"corrupt record <id>: bytes do not hash to its id","object":"data/<id>"}],"missing":1,"objects":3,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk2","type":"fsck"}
-    {"damaged":[],"missing":0,"objects":3,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk3","type":"fsck"}
-    {"damaged":[],"missing":0,"objects":1,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"own","type":"fsck"}
+    {"damaged":[{"error":"corrupt record <id>: bytes do not hash to its id","object":"data/<id>"}],"missing":1,"objects":3,"open":1,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk2","type":"fsck"}
+    {"damaged":[],"missing":0,"objects":3,"open":0,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"disk3","type":"fsck"}
+    {"damaged":[],"missing":0,"objects":1,"open":0,"quarantined":0,"read_bytes":<n>,"repaired":0,"store":"own","type":"fsck"}
     ! ddr: 2 problems found; see the lines above
     !      `ddr fsck --read-data --repair` copies out what is whole and deletes nothing
     [exit 5]

@@ -157,9 +157,9 @@ fn item_end(tokens: &[Token<'_>], start: usize) -> usize {
     tokens.len()
 }
 
-/// Lines that hold code.
+/// Lines that hold code. Lines inside a string, such as a transcript, are data.
 pub fn code_lines(code: &str) -> usize {
-    code.lines().filter(|l| !l.trim().is_empty()).count()
+    code.lines().filter(|l| l.chars().any(|c| c != '_' && !c.is_whitespace())).count()
 }
 
 /// A function: name, first line, lines of code.
@@ -221,4 +221,6 @@ fn test_items_are_blanked_and_nothing_else() {
 fn functions_are_measured_in_lines_of_code() {
     let code = code_only("fn a(f: fn(u8)) {\n\n // no\n 1;\n}\ntrait T { fn b(&self) -> [u8; 2]; }\n");
     assert_eq!(functions(&code), [Function { name: "a".into(), line: 1, lines: 3 }]);
+    let code = code_only("fn a() {\n b(r\"\n text\n more\n \");\n}\n");
+    assert_eq!(functions(&code), [Function { name: "a".into(), line: 1, lines: 4 }]);
 }
