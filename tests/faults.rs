@@ -184,6 +184,50 @@ fn i6_a_fault_in_rebuild_loses_nothing() {
     drill("rebuild", &[Before::Done(STASH), Before::Done(COMMIT)], Verb::Rebuild, &["rebuild"]);
 }
 
+/// Every write of a stash and of a checkout of one file fails, one after the other: what that leaves
+/// half-way is mended by the next command.
+#[test]
+fn i6_a_failed_write_to_a_file_is_mended_by_the_next_command() {
+    if !cfg!(debug_assertions) {
+        return say("failed writes skipped: a release build has no faults");
+    }
+    let mended = fail_every_write().unwrap_or_else(|why| panic!("{why}"));
+    assert!(mended > 0, "no failed write left anything to mend");
+}
+
+/// How often the next command mended something.
+fn fail_every_write() -> Result<usize, String> {
+    const CHECKOUT: Words = &["checkout", "."];
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    let mut model = Model::grow(&sandbox.folder(), 0, &mut Random::new(seed()));
+    let bytes = crate::support::content::noise(seed(), 100_000);
+    std::fs::write(sandbox.folder().join("file"), &bytes).map_err(|e| e.to_string())?;
+    model.observe("file".as_ref(), Some(blake3::hash(&bytes))).map_err(|e| e.to_string())?;
+    sandbox.ok(COMMIT)?;
+    let mut mended = 0;
+    for (words, back) in [(STASH, CHECKOUT), (CHECKOUT, STASH)] {
+        for k in 1.. {
+            let faulty = sandbox.start(words, Some(&format!("write-fail:{k}"))).wait();
+            let told =
+                |why: String| format!("{words:?}, write {k}: {why}\n{}{}", faulty.stdout, faulty.stderr);
+            let status = sandbox.ok(&["status"]).map_err(told)?;
+            model.check_listing().map_err(told)?;
+            if status.stdout.lines().any(|l| l.ends_with(" file") && !l.starts_with("T")) {
+                return Err(told(format!("status says {}", status.stdout)));
+            }
+            mended += status.mended().len();
+            sandbox.ok(words).map_err(told)?;
+            if faulty.code == Some(0) {
+                break;
+            }
+            sandbox.ok(back).map_err(told)?;
+        }
+    }
+    model.check_bytes()?;
+    Ok(mended)
+}
+
 #[test]
 fn faults_are_spread_over_all_operations() {
     assert_eq!(spread(100, 3), [1, 50, 100]);

@@ -273,7 +273,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     }
     crate::disk::sync_fs(tree, tree.path())?;
     // What is torn stays named: the next command mends it.
-    if !slots.iter().any(|s| s.torn.load(Ordering::Relaxed)) {
+    if slots.iter().all(|slot| !slot.torn.load(Ordering::Relaxed) && is_settled(folder, slot)) {
         intents.into_iter().try_for_each(Intent::close)?;
     }
     let full = writer.full.into_inner();
@@ -302,6 +302,20 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
             Err(e)
         }
         None => fetched,
+    }
+}
+
+/// Whether a file is whole or the stub it was; else its intent stays, for the next command to mend by.
+fn is_settled(folder: &Folder, slot: &Slot) -> bool {
+    match lock(&slot.result).as_ref() {
+        None | Some(Ok(_)) => true,
+        // Nothing was begun.
+        Some(Err(Error::Refused(_))) => true,
+        Some(Err(_)) => look(folder, &slot.path).is_ok_and(|found| {
+            found.is_some_and(|(stat, head)| {
+                head.content == slot.head.content && stat.mtime == slot.stat.mtime
+            })
+        }),
     }
 }
 

@@ -375,7 +375,7 @@ impl Freeing {
         let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
         // A file that failed half-way stays named: the next command mends it.
-        if done.iter().all(|(_, result)| result.as_ref().err().is_none_or(is_untouched)) {
+        if done.iter().all(|(_, result)| !result.as_ref().is_err_and(may_be_half_way)) {
             intents.into_iter().try_for_each(Intent::close)?;
         }
         let mut rows = Vec::with_capacity(batch.len());
@@ -404,17 +404,18 @@ impl Freeing {
     }
 }
 
+/// Whether a conversion that failed so may have left its file between two states: then its intent
+/// stays, for the next command to mend by.
+fn may_be_half_way(error: &Error) -> bool {
+    !matches!(error, Error::Refused(_) | Error::Changed(_))
+}
+
 fn convert_one(s: &Shared, candidate: &Candidate, item: &Item) -> Result<Stat> {
     let row = &candidate.row;
     let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
     let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head };
     let content = item.head.content;
     stub::convert(&target, &expect, &|file| still_hashes_to(file, content))
-}
-
-/// Whether a failed conversion left the file as it was.
-fn is_untouched(error: &Error) -> bool {
-    matches!(error, Error::Refused(_) | Error::Changed(_))
 }
 
 /// The stub a row's file would become.
