@@ -1,7 +1,7 @@
 //! What happened: log objects in buckets are the history, `history.db` is an index over them.
 //!
-//! Promises that the database can be deleted at any time: [`History::catch_up`] over the same logs
-//! ends in the same [`History::state_hash`], in whatever order origins were applied before. A
+//! Promises that the database can be deleted at any time: `History::catch_up` over the same logs
+//! ends in the same `History::state_hash`, in whatever order origins were applied before. A
 //! damaged or forked log sets its origin aside and no other (I8, I9). Knows nothing of the working
 //! tree beyond the rows it is told to keep, and nothing of stores beyond `Bucket`.
 
