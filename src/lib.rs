@@ -25,6 +25,9 @@ pub mod local;
 /// What happened: logs, and the index over them.
 pub mod history;
 
+/// Another ddr over a byte stream.
+pub mod peer;
+
 /// Verbs: one file per thing a user asks for.
 pub mod engine;
 

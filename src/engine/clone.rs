@@ -58,8 +58,8 @@ pub fn clone(
     context: Context,
 ) -> Result<(Folder, CloneStats)> {
     let path = config::url_path(url)?;
-    let bucket = open_bucket(name, &path)?;
-    let head = Packs::head(&bucket)?;
+    let place = open_bucket(name, &path)?;
+    let head = Packs::head(place.bucket.as_ref())?;
     let key = head.key.ok_or_else(|| Error::Refused("this store does not hold the folder's key".into()))?;
     let peer = dir.join(".ddr");
     let existed = peer.join("folder.toml").exists();

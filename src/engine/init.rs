@@ -143,13 +143,13 @@ pub fn add_remote(folder: &mut Folder, name: &str, url: &str, add: &AddRemote) -
     if add.init {
         make_store(folder, &path)?;
     }
-    let bucket = open_bucket(name, &path).map_err(|e| match e {
+    let place = open_bucket(name, &path).map_err(|e| match e {
         Error::Offline { .. } if !add.init => {
             Error::Missing(format!("a store in {} (to make one there, add --init)", path.display()))
         }
         e => e,
     })?;
-    let head = Packs::head(&bucket)?;
+    let head = Packs::head(place.bucket.as_ref())?;
     if head.folder != folder.id {
         return Err(Error::Refused(format!(
             "{} is a store of another folder ({})",

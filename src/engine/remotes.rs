@@ -15,9 +15,9 @@ use crate::base::id::RecordId;
 use crate::format::seal::{Opener, Sealed};
 use crate::model::entry::{Body, Kind};
 use crate::model::manifest::Manifest;
-use crate::store::Store;
 use crate::store::dir::DirBucket;
 use crate::store::packs::Packs;
+use crate::store::{Bucket, Store};
 
 /// What the folder's own store is called.
 pub const OWN: &str = "own";
@@ -199,22 +199,31 @@ pub fn open_own(folder: &Folder) -> Result<Remote> {
 
 fn open_remote(folder: &Folder, name: &str, remote: &RemoteConfig) -> Result<Remote> {
     let path = config::url_path(&remote.url)?;
-    let bucket = open_bucket(name, &path)?;
-    let device = bucket.device();
-    let apart = folder.tree.as_ref().is_none_or(|t| t.device() != device);
+    let place = open_bucket(name, &path)?;
+    let apart = folder.tree.as_ref().is_none_or(|t| place.device != Some(t.device()));
     let counts = apart || remote.same_disk || remote.domain.is_some();
     let index = folder.context.cache_dir.join("index");
-    let packs = Packs::open(name, Arc::new(bucket), folder.id, &folder.keys, &index);
+    let packs = Packs::open(name, place.bucket, folder.id, &folder.keys, &index);
     let packs = packs.map_err(|e| match e {
         Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
         e => e,
     })?;
-    let domain = remote.domain.clone().unwrap_or_else(|| domain_of(device));
+    let domain = remote.domain.clone().unwrap_or(place.domain);
     Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
 }
 
+/// A bucket, and what it would be lost together with.
+pub struct Place {
+    /// The objects.
+    pub bucket: Arc<dyn Bucket>,
+    /// Its failure domain, unless the user names another: the device of a directory, the host of a peer.
+    pub domain: String,
+    /// The device it lies on, if that is one of this machine.
+    pub device: Option<u64>,
+}
+
 /// The bucket in a directory: that of a bare peer, or a plain store.
-pub fn open_bucket(name: &str, path: &Path) -> Result<DirBucket> {
+pub fn open_bucket(name: &str, path: &Path) -> Result<Place> {
     let offline = |why: String| Error::Offline { name: name.into(), why };
     let inner = path.join("store");
     let place = if inner.join("folder").is_file() { inner } else { path.to_path_buf() };
@@ -227,7 +236,9 @@ pub fn open_bucket(name: &str, path: &Path) -> Result<DirBucket> {
         };
         return Err(offline(format!("{} {what}", path.display())));
     }
-    DirBucket::open(&place)
+    let bucket = DirBucket::open(&place)?;
+    let device = bucket.device();
+    Ok(Place { bucket: Arc::new(bucket), domain: domain_of(device), device: Some(device) })
 }
 
 /// Name of a device as a failure domain.
