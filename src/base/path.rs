@@ -128,6 +128,33 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// The inverse of [`escape`]; `None` if a backslash begins nothing that it writes.
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        rest = &rest[at + 1..];
+        let (bytes, len) = match rest.chars().next()? {
+            'n' => (b"\n".to_vec(), 1),
+            'r' => (b"\r".to_vec(), 1),
+            't' => (b"\t".to_vec(), 1),
+            '\\' => (b"\\".to_vec(), 1),
+            'x' => (vec![u8::from_str_radix(rest.get(1..3)?, 16).ok()?], 3),
+            'u' => {
+                let end = rest.find('}')?;
+                let code = u32::from_str_radix(rest.get(2..end)?, 16).ok()?;
+                (char::from_u32(code)?.to_string().into_bytes(), end + 1)
+            }
+            _ => return None,
+        };
+        out.extend(bytes);
+        rest = &rest[len..];
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Some(out)
+}
+
 /// Characters that break lines or turn the direction of the text around them.
 fn turns_text(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -182,6 +209,15 @@ mod tests {
         let p = |s: &str| RelPath::new(s).expect("valid");
         assert!(p("a/b").is_under(&p("a")) && p("a").is_under(&p("a")) && p("a").is_under(&RelPath::root()));
         assert!(!p("ab").is_under(&p("a")));
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        let odd: [&[u8]; 4] = [b"a\n\r\t\\\xff\x01", "\u{202e}\u{e9}".as_bytes(), b"\\x41", b"plain"];
+        odd.iter().for_each(|bytes| assert_eq!(unescape(&escape(bytes)).as_deref(), Some(*bytes)));
+        ["\\", "\\q", "\\x4", "\\xzz", "\\u{}", "\\u{d800}"]
+            .iter()
+            .for_each(|bad| assert_eq!(unescape(bad), None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::survey::{Change, survey};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::{Progress, report};
-use crate::base::units::count;
+use crate::base::units::{Time, count};
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
@@ -296,6 +296,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         }
     }
     folder.history.put_local(&rows)?;
+    folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())?;
     match full {
         Some(e) => {
             folder.context.progress.note(&format!("checked out {} before", count(stats.filled, "file")));

@@ -19,7 +19,7 @@ use crate::base::error::{Error, Result};
 use crate::disk;
 
 const APPLICATION_ID: i32 = 0x6464_7268;
-const SCHEMA: &[M<'static>] = &[M::up(include_str!("schema/1.sql"))];
+const SCHEMA: &[M<'static>] = &[M::up(include_str!("schema/1.sql")), M::up(include_str!("schema/2.sql"))];
 
 /// The index over a folder's logs, and the table of what the working tree held.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ fn connect(path: &Path) -> Result<Connection, Failure> {
     conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(sort)?;
     migrate(&mut conn)?;
     // A table that cannot even be entered shows now, not in the middle of a run.
-    for table in ["origins", "messages", "entries", "heads", "covered", "local", "meta"] {
+    for table in ["origins", "messages", "entries", "heads", "covered", "local", "meta", "used"] {
         let first = format!("SELECT 1 FROM {table} LIMIT 1");
         conn.query_row(&first, [], |_| Ok(())).optional().map_err(sort)?;
     }

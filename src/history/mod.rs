@@ -16,6 +16,7 @@ mod row;
 mod sql;
 mod summary;
 mod survey;
+mod used;
 
 pub use apply::CatchUp;
 pub use db::History;
@@ -24,3 +25,4 @@ pub use log::{Identity, Tail};
 pub use read::{Head, Past};
 pub use summary::Counts;
 pub use survey::LogObject;
+pub use used::UsedCursor;

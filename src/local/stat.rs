@@ -33,6 +33,8 @@ pub struct Stat {
     pub size: u64,
     /// Modification time.
     pub mtime: Time,
+    /// Time of the last read, as far as mount options let it be written.
+    pub atime: Time,
     /// Time of the last change of bytes or inode; cannot be set by anyone.
     pub ctime: Time,
     /// Device number.
@@ -91,6 +93,7 @@ impl Stat {
             kind,
             size: raw.st_size as u64,
             mtime: Time { secs: raw.st_mtime as i64, nanos: raw.st_mtime_nsec as u32 },
+            atime: Time { secs: raw.st_atime as i64, nanos: raw.st_atime_nsec as u32 },
             ctime: Time { secs: raw.st_ctime as i64, nanos: raw.st_ctime_nsec as u32 },
             dev: raw.st_dev as u64,
             ino: raw.st_ino as u64,

@@ -4,6 +4,8 @@
 
 pub mod entry;
 pub mod manifest;
+pub mod policy;
 pub mod reach;
+pub mod related;
 pub mod residency;
 pub mod version;

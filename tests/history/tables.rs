@@ -135,3 +135,25 @@ fn a_database_of_a_newer_ddr_is_left_alone() {
     assert!(matches!(History::open(&at), Err(Error::Unsupported(_))));
     assert!(matches!(History::open_read_only(&at), Err(Error::Unsupported(_))));
 }
+
+#[test]
+fn what_was_seen_used_is_found_in_path_order_across_pages() {
+    let mut db = Db::new();
+    let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
+    let paths: Vec<_> = (0..9000).map(|i| path(format!("d/{i:05}"))).collect();
+    db.history.put_used(&paths, at(1)).unwrap();
+    db.history.put_used(&paths[4000..4200], at(2)).unwrap();
+    let mut cursor = db.history.used_cursor();
+    assert_eq!(cursor.of(&path("c")).unwrap(), None);
+    for (i, asked) in paths.iter().enumerate().filter(|(i, _)| i % 3 == 0) {
+        let expected = if (4000..4200).contains(&i) { at(2) } else { at(1) };
+        assert_eq!(cursor.of(asked).unwrap(), Some(expected), "{i}");
+    }
+    assert_eq!(cursor.of(&path("e")).unwrap(), None);
+    db.history.put_local(&[local(&paths[5], Peer::new(1).dot(1), &file(1))]).unwrap();
+    db.history.tidy_used().unwrap();
+    assert_eq!(
+        (db.history.used(&paths[5]).unwrap(), db.history.used(&paths[6]).unwrap()),
+        (Some(at(1)), None)
+    );
+}

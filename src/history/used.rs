@@ -1,0 +1,97 @@
+//! When ddr itself saw files of the working tree being used.
+//!
+//! Promises path byte order and flat memory. Losing the table costs nothing but that access times
+//! have to do.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::db::History;
+use super::sql::{self, db};
+use crate::base::error::Result;
+use crate::base::path::RelPath;
+use crate::base::units::Time;
+
+const PAGED: &str = "SELECT path, used_s, used_ns FROM used WHERE path > ?1 ORDER BY path LIMIT 4096";
+
+impl History {
+    /// Remembers that these paths were used, in one transaction.
+    pub fn put_used<'p>(&mut self, paths: impl IntoIterator<Item = &'p RelPath>, at: Time) -> Result<()> {
+        self.write(|conn, _| {
+            let mut put =
+                conn.prepare_cached("INSERT OR REPLACE INTO used VALUES (?1, ?2, ?3)").map_err(db)?;
+            for path in paths {
+                put.execute(params![path.as_bytes(), at.secs, at.nanos]).map_err(db)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// When a path was last seen used.
+    pub fn used(&self, path: &RelPath) -> Result<Option<Time>> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT used_s, used_ns FROM used WHERE path = ?1").map_err(db)?;
+        let found = statement.query_row([path.as_bytes()], |row| Ok(sql::time(row, 0))).optional();
+        found.map_err(db)?.transpose()
+    }
+
+    /// Forgets what was seen of paths that are no longer there.
+    pub fn tidy_used(&mut self) -> Result<()> {
+        self.write(|conn, _| {
+            conn.execute("DELETE FROM used WHERE path NOT IN (SELECT path FROM local)", [])
+                .map_err(db)
+                .map(drop)
+        })
+    }
+
+    /// The table, to be asked in path order.
+    pub fn used_cursor(&self) -> UsedCursor<'_> {
+        UsedCursor { history: self, page: Vec::new().into_iter(), next: None, after: Vec::new(), over: false }
+    }
+}
+
+/// Answers for paths that are asked for in path byte order, a page of the table at a time.
+#[derive(Debug)]
+pub struct UsedCursor<'h> {
+    history: &'h History,
+    page: std::vec::IntoIter<(RelPath, Time)>,
+    next: Option<(RelPath, Time)>,
+    after: Vec<u8>,
+    over: bool,
+}
+
+impl UsedCursor<'_> {
+    /// When `path`, which lies behind all that were asked for before, was seen used.
+    pub fn of(&mut self, path: &RelPath) -> Result<Option<Time>> {
+        loop {
+            match &self.next {
+                Some((at, time)) if at == path => return Ok(Some(*time)),
+                Some((at, _)) if at > path => return Ok(None),
+                None if self.over => return Ok(None),
+                _ => self.step()?,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.next = self.page.next();
+        if self.next.is_none() {
+            self.page = read_page(self.history, &self.after)?.into_iter();
+            self.next = self.page.next();
+            self.over = self.next.is_none();
+            if let Some((last, _)) = self.page.as_slice().last().or(self.next.as_ref()) {
+                self.after = last.as_bytes().to_vec();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_page(history: &History, after: &[u8]) -> Result<Vec<(RelPath, Time)>> {
+    let mut statement = history.conn.prepare_cached(PAGED).map_err(db)?;
+    let mut rows = statement.query([after]).map_err(db)?;
+    let mut page = Vec::new();
+    while let Some(row) = rows.next().map_err(db)? {
+        page.push((sql::path(row, 0)?, sql::time(row, 1)?));
+    }
+    Ok(page)
+}

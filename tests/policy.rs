@@ -1,0 +1,3 @@
+//! Policies: the shipped ones do what their headers say, on small examples and on a whole home.
+
+mod shipped;
