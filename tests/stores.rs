@@ -5,6 +5,7 @@ mod dir;
 mod faults;
 mod gc;
 mod index;
+mod layouts;
 mod records;
 mod writing;
 
@@ -123,8 +124,12 @@ fn stores() -> Vec<Place> {
     places
 }
 
+fn put(store: &dyn Store, sealed: Sealed) -> Result<()> {
+    store.put(sealed.id, sealed)
+}
+
 fn put_all(store: &dyn Store, records: &[Sealed]) {
-    records.iter().for_each(|r| store.put(r.clone()).unwrap());
+    records.iter().for_each(|r| put(store, r.clone()).unwrap());
     store.flush().unwrap();
 }
 

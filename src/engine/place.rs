@@ -374,7 +374,8 @@ impl Placer<'_> {
                 continue;
             }
             let sealed = sealer.seal(id, kind, bytes);
-            lacking().try_for_each(|(target, _)| target.packs.put(sealed.clone()).map_err(store_error))?;
+            lacking()
+                .try_for_each(|(target, _)| target.packs.put(id, sealed.clone()).map_err(store_error))?;
         }
         Ok(())
     }

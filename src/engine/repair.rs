@@ -41,7 +41,7 @@ pub fn packs<'a>(
         distrust(remote, info)?;
         for sealed in pack::salvage(&bytes) {
             if opener.verify(&sealed).is_ok() && !remote.packs.has(&[sealed.id])?[0] {
-                remote.packs.put(sealed)?;
+                remote.packs.put(sealed.id, sealed)?;
                 done.put += 1;
             }
         }
@@ -125,7 +125,7 @@ pub fn fetch(remotes: &Remotes, remote: &Remote, ids: &[RecordId], opener: &mut 
         })?;
         for sealed in found {
             done.insert(sealed.id);
-            remote.packs.put(sealed)?;
+            remote.packs.put(sealed.id, sealed)?;
         }
     }
     Ok(done.len() as u64)

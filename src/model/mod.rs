@@ -4,6 +4,7 @@
 
 pub mod entry;
 pub mod manifest;
+pub mod placement;
 pub mod policy;
 pub mod reach;
 pub mod related;

@@ -10,14 +10,20 @@ use crate::base::id::{PackId, RecordId};
 use crate::format::seal::Sealed;
 use crate::model::entry::Kind;
 
+pub mod bundle;
+pub mod chain;
 pub mod dir;
 pub mod faulty;
+mod group;
 pub mod holds;
 pub mod index;
 pub mod marks;
+pub mod member;
 pub mod memory;
+pub mod mirror;
 pub mod names;
 pub mod packs;
+mod spread;
 
 /// A flat set of named, write-once objects: a directory, an sftp path, later S3.
 ///
@@ -63,10 +69,11 @@ pub trait Store: Send + Sync {
         sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
     ) -> Result<()>;
 
-    /// Takes a record to keep; may return before it is written. Callers ask [`Store::has`] first: a
-    /// record that is already there may be kept twice. After a failed write every later
-    /// `put` and `flush` of this handle fails.
-    fn put(&self, sealed: Sealed) -> Result<()>;
+    /// Takes a record to keep; may return before it is written. `content` is the first chunk of the
+    /// content it belongs to: records of one content are kept together. Callers ask [`Store::has`]
+    /// first: a record that is already there may be kept twice. After a failed write every later `put`
+    /// and `flush` of this handle fails.
+    fn put(&self, content: RecordId, sealed: Sealed) -> Result<()>;
 
     /// Returns once every record put before is decoded, verified, durable and visible.
     fn flush(&self) -> Result<()>;

@@ -9,7 +9,7 @@ use ddr::store::dir::DirBucket;
 use ddr::store::packs::Packs;
 use ddr::store::{Bucket, Store};
 
-use super::{FOLDER, assert_reads_back, chunk, head, ids, is_offline, keys, objects, put_all};
+use super::{FOLDER, assert_reads_back, chunk, head, ids, is_offline, keys, objects, put, put_all};
 
 fn made() -> (tempfile::TempDir, DirBucket) {
     let dirs = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn a_store_whose_directory_went_away_keeps_its_index() {
     fs::rename(&here, &away).unwrap();
     assert!(is_offline(&packs.refresh()));
     assert!(is_offline(&packs.get(&ids(&records), &mut |_, _| Ok(()))));
-    packs.put(chunk(4, 100)).unwrap();
+    put(&packs, chunk(4, 100)).unwrap();
     assert!(is_offline(&packs.flush()));
     fs::rename(&away, &here).unwrap();
     assert_eq!(packs.refresh().unwrap().vanished_packs, 0);
@@ -127,7 +127,7 @@ fn check_read_only(store: &Path, index: &Path) {
     let packs = Packs::open("ro", std::sync::Arc::new(bucket), FOLDER, &keys(), index).unwrap();
     assert_reads_back(&packs, &[chunk(1, 5000)]);
     assert!(packs.verify_stale(&ids(&[chunk(1, 5000)]), 2_000_000_000, 0).unwrap().is_empty());
-    packs.put(chunk(2, 100)).unwrap();
+    put(&packs, chunk(2, 100)).unwrap();
     assert!(packs.flush().is_err());
     assert_eq!(packs.has(&ids(&[chunk(1, 5000), chunk(2, 100)])).unwrap(), [true, false]);
 }

@@ -12,7 +12,7 @@ use ddr::store::{Bucket, Store};
 
 use super::{
     FOLDER, STORE, assert_reads_back, buckets, chunk, get, head, ids, is_refused, keys, list, manifest,
-    objects, put_all, stores,
+    objects, put, put_all, stores,
 };
 
 #[test]
@@ -110,7 +110,7 @@ fn what_was_put_is_had_and_readable_before_it_is_flushed() {
     for place in stores() {
         let store = place.open();
         let a = chunk(1, 100);
-        store.put(a.clone()).unwrap();
+        put(&store, a.clone()).unwrap();
         assert_eq!(store.has(&[a.id]).unwrap(), [true]);
         assert!(!store.is_empty().unwrap());
         assert!(objects(place.bucket.as_ref(), "data/").is_empty(), "{}", place.label);
@@ -121,7 +121,7 @@ fn what_was_put_is_had_and_readable_before_it_is_flushed() {
 #[test]
 fn what_was_not_flushed_need_not_be_there() {
     for place in stores() {
-        place.open().put(chunk(1, 100)).unwrap();
+        put(&place.open(), chunk(1, 100)).unwrap();
         assert!(place.open().is_empty().unwrap(), "{}", place.label);
     }
 }

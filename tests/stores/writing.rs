@@ -13,7 +13,7 @@ use ddr::store::packs::Packs;
 use ddr::store::{Bucket, Store};
 
 use super::{
-    FOLDER, assert_reads_back, chunk, head, ids, keys, list, manifest, memory, noise, objects, put_all,
+    FOLDER, assert_reads_back, chunk, head, ids, keys, list, manifest, memory, noise, objects, put, put_all,
 };
 
 const MIB: usize = 1 << 20;
@@ -61,8 +61,8 @@ fn manifests_become_visible_after_their_chunks() {
         let (slow, dirs) = (Arc::new(Slow::default()), tempfile::tempdir().unwrap());
         let store = open_on(slow.clone(), &dirs).with_writers(writers);
         for n in 0..3 {
-            store.put(manifest(n)).unwrap();
-            store.put(chunk(n, 1000)).unwrap();
+            put(&store, manifest(n)).unwrap();
+            put(&store, chunk(n, 1000)).unwrap();
             store.flush().unwrap();
             let ended = slow.ended.lock().unwrap();
             let last: Vec<_> = ended.iter().rev().take(2).map(|name| &name[..5]).collect();
@@ -93,7 +93,7 @@ fn several_threads_may_put_while_others_flush() {
             s.spawn(move || {
                 for n in 0..200 {
                     let record = if n % 9 == 0 { manifest(t * 1000 + n) } else { chunk(t * 500 + n, 3000) };
-                    store.put(record.clone()).unwrap();
+                    put(store, record.clone()).unwrap();
                     assert_eq!(store.has(&[record.id]).unwrap(), [true]);
                     if n % 40 == t {
                         store.flush().unwrap();
@@ -114,12 +114,12 @@ fn a_record_that_is_not_what_it_says_is_never_written() {
     let (place, bucket) = memory();
     let store = place.open();
     let good = chunk(2, 1000);
-    store.put(good.clone()).unwrap();
-    store.put(Sealed { payload: Arc::new(noise(5, 1000)), ..chunk(4, 1000) }).unwrap();
+    put(&store, good.clone()).unwrap();
+    put(&store, Sealed { payload: Arc::new(noise(5, 1000)), ..chunk(4, 1000) }).unwrap();
     assert!(matches!(store.flush(), Err(Error::Corrupt { .. })));
     assert!(objects(&bucket, "data/").is_empty());
     assert_eq!(store.has(&[good.id]).unwrap(), [false]);
-    assert!(matches!(store.put(good.clone()), Err(Error::Corrupt { .. })), "poisoned");
+    assert!(matches!(put(&store, good.clone()), Err(Error::Corrupt { .. })), "poisoned");
     put_all(&place.open(), &[good]);
 }
 
@@ -138,10 +138,10 @@ fn after_a_failed_write_every_put_and_flush_fails_the_same_way() {
         let (store, faulty, dirs) = failing(FaultOp::Put, 2, what);
         let (first, second) = (chunk(1, 100), chunk(2, 100));
         put_all(&store, std::slice::from_ref(&first));
-        store.put(second.clone()).unwrap();
+        put(&store, second.clone()).unwrap();
         for _ in 0..2 {
             assert_eq!(store.flush().unwrap_err().errno(), Some(libc::EIO));
-            assert_eq!(store.put(chunk(3, 100)).unwrap_err().errno(), Some(libc::EIO));
+            assert_eq!(put(&store, chunk(3, 100)).unwrap_err().errno(), Some(libc::EIO));
         }
         assert_eq!(store.has(&ids(&[first.clone(), second.clone()])).unwrap(), [true, false]);
         assert_reads_back(&store, std::slice::from_ref(&first));
@@ -156,8 +156,8 @@ fn after_a_failed_write_every_put_and_flush_fails_the_same_way() {
 #[test]
 fn manifests_are_not_put_when_their_chunks_failed() {
     let (store, faulty, _dirs) = failing(FaultOp::Put, 1, What::Error);
-    store.put(chunk(1, 100)).unwrap();
-    store.put(manifest(1)).unwrap();
+    put(&store, chunk(1, 100)).unwrap();
+    put(&store, manifest(1)).unwrap();
     assert!(store.flush().is_err());
     assert!(objects(faulty.inner(), "meta/").is_empty());
 }
@@ -168,7 +168,7 @@ fn a_failure_frees_those_who_wait_for_room() {
     let store = store.with_writers(1);
     let mut result = Ok(());
     for n in 0..200 {
-        result = store.put(chunk(n * 2, 2 * MIB));
+        result = put(&store, chunk(n * 2, 2 * MIB));
         if result.is_err() {
             break;
         }

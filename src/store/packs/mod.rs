@@ -254,7 +254,7 @@ impl Store for Packs {
         reader::read(self.bucket.as_ref(), &self.catalog, ids, sink)
     }
 
-    fn put(&self, sealed: Sealed) -> Result<()> {
+    fn put(&self, _: RecordId, sealed: Sealed) -> Result<()> {
         self.writer.put(sealed)
     }
 
