@@ -15,3 +15,4 @@ mod stores;
 mod stubs;
 mod support;
 mod tidy;
+mod versions;

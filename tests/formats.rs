@@ -239,8 +239,15 @@ fn holds_are_frozen() {
         number: 300,
         adds: vec![body(Kind::Chunk), body(Kind::Manifest)],
         releases: vec![Body { kind: Kind::Chunk, id: RecordId([6; 32]) }],
+        since: None,
     };
     both("hold.bin", &golden("hold.bin", &value.encode()), &value, &value.encode(), Hold::decode);
+    let value = Hold { since: Some(299), releases: vec![], ..value };
+    let golden = golden("hold-since.bin", &value.encode());
+    both("hold-since.bin", &golden, &value, &value.encode(), Hold::decode);
+    for since in [0, 301] {
+        assert!(Hold::decode(&Hold { since: Some(since), ..value.clone() }.encode()).is_err());
+    }
 }
 
 #[test]
@@ -426,6 +433,7 @@ mod regressions {
             number,
             adds: vec![],
             releases: vec![],
+            since: None,
         };
         assert!(Hold::decode(&hold(1).encode()).is_ok());
         for bad in [0, i64::MAX as u64, u64::MAX] {

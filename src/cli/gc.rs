@@ -22,19 +22,25 @@ pub struct GcArgs {
     pub take_over: bool,
 }
 
-/// Runs gc and says what it did per store.
+/// Runs gc and says what it did per store; exit code 13 if a store could not be looked at.
 pub fn run(session: &Session, args: &GcArgs) -> Result<()> {
     let mut folder = session.write()?;
     let grace = args.grace.as_deref().map(units::parse_duration).transpose()?;
     let options = GcOptions { dry_run: args.dry_run, grace, take_over: args.take_over };
-    for stats in gc(&mut folder, &options)? {
+    let (all, offline) = gc(&mut folder, &options)?;
+    for stats in all {
         session.terminal.clear();
         session.out.json(&json!({
             "type": "gc", "store": stats.store, "packs": stats.packs, "condemned": stats.condemned,
             "condemned_bytes": stats.condemned_bytes, "deleted": stats.deleted, "deleted_bytes": stats.deleted_bytes,
+            "rewritten": stats.rewritten, "rewritten_bytes": stats.rewritten_bytes,
         }))?;
+        let rewritten = match stats.rewritten {
+            0 => String::new(),
+            n => format!(" ({n} of them rewritten, {})", size(stats.rewritten_bytes)),
+        };
         session.out.line(format!(
-            "{}: {} looked at, {} newly condemned, {} deleted ({})",
+            "{}: {} looked at, {} newly condemned{rewritten}, {} deleted ({})",
             stats.store,
             count(stats.packs, "pack"),
             stats.condemned,
@@ -42,5 +48,5 @@ pub fn run(session: &Session, args: &GcArgs) -> Result<()> {
             size(stats.deleted_bytes)
         ))?;
     }
-    Ok(())
+    offline.map_or(Ok(()), Err)
 }

@@ -38,6 +38,8 @@ pub struct StashConfig {
     pub copies: Option<usize>,
     /// Copies not verified for so long are read back before they count (`30d`).
     pub verify_every: Option<String>,
+    /// How long what was deleted is kept whatever else is pruned (`90d`).
+    pub keep_deleted: Option<String>,
 }
 
 /// How the tree is walked.
@@ -54,6 +56,8 @@ pub struct ScanConfig {
 pub struct GcConfig {
     /// How long a dead pack stays before it may be deleted (`7d`).
     pub grace: Option<String>,
+    /// Packs are rewritten until no more than this share is unused, in percent of what is used (4).
+    pub max_unused: Option<u64>,
 }
 
 /// One remote.
@@ -89,6 +93,7 @@ impl Config {
         config.min_size()?;
         config.verify_every()?;
         config.grace()?;
+        config.keep_deleted()?;
         if config.stash.copies == Some(0) {
             return Err(Error::Invalid("stash.copies must be at least 1".into()));
         }
@@ -108,6 +113,11 @@ impl Config {
     /// Age after which a copy is read back before it counts.
     pub fn verify_every(&self) -> Result<Duration> {
         self.stash.verify_every.as_deref().map_or(Ok(Duration::from_secs(30 * 86_400)), units::parse_duration)
+    }
+
+    /// How long what was deleted is kept.
+    pub fn keep_deleted(&self) -> Result<Duration> {
+        self.stash.keep_deleted.as_deref().map_or(Ok(Duration::from_secs(90 * 86_400)), units::parse_duration)
     }
 
     /// How long dead packs stay.

@@ -1,29 +1,36 @@
-//! Garbage collection: packs that nothing refers to are condemned, and deleted in a later run.
+//! Garbage collection: what nothing refers to is condemned, and deleted in a later run.
 //!
 //! Why nothing needed is ever deleted: a placer makes its packs durable, then its log entries or
 //! holds, and only then asks the store again whether it has the records. gc (one named owner per
 //! store) reads logs and holds, then publishes which packs it condemned; from then on their records
 //! count as absent. If the placer's question came before that, its log or hold was durable before
 //! it and the second mark, at least a grace period later, finds it; if it came after, the answer is
-//! "no" and the content is written anew. gc refuses on any doubt: an unreadable log, hold or pack,
-//! another owner, a clock that jumped.
+//! "no" and the content is written anew. A pack that is needed in part is condemned once the needed
+//! records are durable in other packs, and the second mark makes sure that they still are. gc refuses
+//! on any doubt: an unreadable log, hold or pack, another owner, a clock that jumped.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::commit::sync_logs;
 use super::folder::Folder;
+use super::live::{Keeps, Live, everything};
+use super::release::release;
 use super::remotes::{Remote, Remotes};
+use super::rewrite::{self, Rewriting};
 use crate::base::error::{Error, Result};
 use crate::base::id::{PackId, RecordId};
 use crate::base::units::Time;
 use crate::format::key::origin_id;
 use crate::format::mark::{Condemned, Instant, Mark, Owner};
-use crate::format::seal::Opener;
-use crate::model::entry::{Body, Kind};
-use crate::model::reach::{self, Usage};
+use crate::model::reach::{self, GcPlan, Limits};
 use crate::store::packs::PackInfo;
-use crate::store::{Prune, holds, marks};
+use crate::store::{Prune, marks};
+
+/// Unreachable share that stays, unless configured, in percent of what is reachable.
+const MAX_UNUSED: u64 = 4;
+/// Most bytes written anew in one run where the store cannot say how much room it has.
+const ROOM: u64 = 1 << 30;
 
 /// How gc runs.
 #[derive(Debug, Default)]
@@ -43,80 +50,165 @@ pub struct GcStats {
     pub store: String,
     /// Packs looked at.
     pub packs: u64,
-    /// Packs newly condemned, and their bytes.
+    /// Packs newly condemned.
     pub condemned: u64,
     /// Bytes of all condemned packs.
     pub condemned_bytes: u64,
+    /// Of the newly condemned packs, those whose needed records were written anew.
+    pub rewritten: u64,
+    /// Bytes of those records.
+    pub rewritten_bytes: u64,
     /// Packs deleted now.
     pub deleted: u64,
     /// Bytes of those.
     pub deleted_bytes: u64,
 }
 
-/// Runs gc in every reachable store.
-pub fn gc(folder: &mut Folder, options: &GcOptions) -> Result<Vec<GcStats>> {
+/// Runs gc in every reachable store; also returns why the first of the others is not.
+pub fn gc(folder: &mut Folder, options: &GcOptions) -> Result<(Vec<GcStats>, Option<Error>)> {
     let remotes = Remotes::open_all(folder)?;
-    remotes.note_offline(folder);
-    sync_logs(folder, &remotes)?;
-    let grace = options.grace.map_or_else(|| folder.config.grace(), Ok)?;
-    remotes.online.iter().map(|remote| one(folder, &remotes, remote, options, grace)).collect()
-}
-
-fn one(
-    folder: &Folder,
-    remotes: &Remotes,
-    remote: &Remote,
-    options: &GcOptions,
-    grace: Duration,
-) -> Result<GcStats> {
-    folder.context.progress.stage(&format!("gc {}", remote.name), 0, false);
-    let bucket = remote.packs.bucket().as_ref();
-    let epoch = own(folder, remote, options)?;
-    refuse_doubt(folder, remote)?;
-    let live = Live::collect(folder, remotes, remote)?;
-    let mut packs = Vec::new();
-    remote.packs.packs(&mut |info| {
-        packs.push(info);
-        Ok(())
-    })?;
-    let plan = reach::plan(&usage(remote, &packs, &live)?, 0);
-    let now = instant()?;
-    let before = marks::newest(bucket)?;
-    let dead: HashSet<PackId> = plan.condemn.iter().copied().collect();
-    let old = before.as_ref().map(|m| m.condemned.clone()).unwrap_or_default();
-    let mut due = Vec::new();
-    for c in old.iter().filter(|c| dead.contains(&c.pack)) {
-        if elapsed(&c.since, &now)? >= grace {
-            due.push(c.pack);
+    match options.dry_run {
+        // What others recorded must be known; what they lack must not be sent.
+        true => {
+            remotes.online.iter().try_for_each(|r| folder.pull_logs(r.packs.bucket().as_ref()).map(drop))?
+        }
+        false => {
+            sync_logs(folder, &remotes)?;
+            release(folder, &remotes)?;
         }
     }
-    let mut stats = GcStats { store: remote.name.clone(), packs: packs.len() as u64, ..GcStats::default() };
-    let size_of = |id: &PackId| packs.iter().find(|p| p.name == *id).map_or(0, |p| p.size);
-    stats.condemned = dead.iter().filter(|id| !old.iter().any(|c| c.pack == **id)).count() as u64;
-    stats.condemned_bytes = dead.iter().map(size_of).sum();
-    stats.deleted = due.len() as u64;
-    stats.deleted_bytes = due.iter().map(size_of).sum();
-    if options.dry_run {
-        return Ok(stats);
+    let done = collect(folder, &remotes, options, &everything)?;
+    Ok((done, remotes.offline.into_iter().next().map(|(_, error)| error)))
+}
+
+/// Runs gc in open stores whose logs are level; `keeps` says which contents of history each must keep.
+pub fn collect(
+    folder: &Folder,
+    remotes: &Remotes,
+    options: &GcOptions,
+    keeps: Keeps,
+) -> Result<Vec<GcStats>> {
+    remotes.online.iter().map(|remote| Run { folder, remotes, remote, options, keeps }.run()).collect()
+}
+
+/// One run in one store.
+struct Run<'a> {
+    folder: &'a Folder,
+    remotes: &'a Remotes,
+    remote: &'a Remote,
+    options: &'a GcOptions,
+    keeps: Keeps<'a>,
+}
+
+impl Run<'_> {
+    fn run(&self) -> Result<GcStats> {
+        let Self { folder, remote, options, .. } = *self;
+        folder.context.progress.stage(&format!("gc {}", remote.name), 0, false);
+        let epoch = own(folder, remote, options)?;
+        refuse_doubt(folder, remote)?;
+        let live = self.live()?;
+        let mut packs: HashMap<i64, PackInfo> = HashMap::new();
+        remote.packs.packs(&mut |info| {
+            packs.insert(info.num, info);
+            Ok(())
+        })?;
+        let usage = rewrite::usage(remote, &packs, &live)?;
+        let now = instant()?;
+        let old = marks::newest(remote.packs.bucket().as_ref())?;
+        let still: Vec<Condemned> = old
+            .iter()
+            .flat_map(|mark| mark.condemned.iter())
+            .filter(|c| usage.dead_condemned.contains(&c.pack))
+            .cloned()
+            .collect();
+        let due = self.due(&still, &now)?;
+        let sizes: HashMap<PackId, u64> = packs.values().map(|p| (p.name, p.size)).collect();
+        let bytes = |ids: &mut dyn Iterator<Item = PackId>| ids.filter_map(|id| sizes.get(&id)).sum::<u64>();
+        let mut stats =
+            GcStats { store: remote.name.clone(), packs: packs.len() as u64, ..GcStats::default() };
+        let gone: HashSet<PackId> = match options.dry_run {
+            true => due.iter().copied().collect(),
+            false => delete(self, &due, epoch)?.into_iter().collect(),
+        };
+        stats.deleted = gone.len() as u64;
+        stats.deleted_bytes = bytes(&mut gone.iter().copied());
+        // Asked after the deletions, which make room.
+        let plan = reach::plan(&usage.packs, &self.limits()?);
+        let fresh = self.rewrite(&plan, &packs, &live, &mut stats)?;
+        let left = still.iter().filter(|c| !gone.contains(&c.pack)).map(|c| c.pack);
+        stats.condemned = fresh.len() as u64;
+        stats.condemned_bytes = bytes(&mut left.chain(fresh.iter().copied()));
+        if !options.dry_run {
+            self.mark(old, epoch, &now, (still, fresh, gone))?;
+        }
+        Ok(stats)
     }
-    delete(folder, remotes, remote, &due, epoch)?;
-    let condemned: Vec<Condemned> = plan
-        .condemn
-        .iter()
-        .filter(|id| !due.contains(id))
-        .map(|id| {
-            let since = old.iter().find(|c| c.pack == *id).map_or_else(|| now.clone(), |c| c.since.clone());
-            Condemned { pack: *id, since }
-        })
-        .collect();
-    if before.is_some() || !condemned.is_empty() {
+
+    fn live(&self) -> Result<Live> {
+        Live::collect(self.folder, self.remotes, self.remote, self.keeps)
+    }
+
+    /// Packs that were condemned long enough ago, in an earlier run.
+    fn due(&self, condemned: &[Condemned], now: &Instant) -> Result<Vec<PackId>> {
+        let grace = self.options.grace.map_or_else(|| self.folder.config.grace(), Ok)?;
+        let mut due = Vec::new();
+        for c in condemned {
+            if elapsed(&c.since, now)? >= grace {
+                due.push(c.pack);
+            }
+        }
+        Ok(due)
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let unused_percent = self.folder.config.gc.max_unused.unwrap_or(MAX_UNUSED);
+        // Half of it, for others write there, too.
+        let room = self.remote.packs.bucket().room()?.map_or(ROOM, |room| room / 2);
+        Ok(Limits { unused_percent, room })
+    }
+
+    /// Writes anew what is needed of sparse packs; returns all packs that are to be condemned now.
+    fn rewrite(
+        &self,
+        plan: &GcPlan,
+        packs: &HashMap<i64, PackInfo>,
+        live: &Live,
+        stats: &mut GcStats,
+    ) -> Result<Vec<PackId>> {
+        let by_name: HashMap<PackId, &PackInfo> = packs.values().map(|p| (p.name, p)).collect();
+        let infos = |ids: &[PackId]| ids.iter().filter_map(|id| by_name.get(id).copied()).collect::<Vec<_>>();
+        let mut fresh = plan.condemn.clone();
+        let rewriting = Rewriting { folder: self.folder, remote: self.remote, live };
+        let todo = infos(&plan.rewrite);
+        let done = match self.options.dry_run {
+            true => rewriting.weigh(&todo)?,
+            false => rewriting.run(&todo, &infos(&plan.condemn))?,
+        };
+        stats.rewritten = done.packs.len() as u64;
+        stats.rewritten_bytes = done.bytes;
+        fresh.extend(done.packs);
+        Ok(fresh)
+    }
+
+    /// Publishes what is condemned now.
+    fn mark(
+        &self,
+        before: Option<Mark>,
+        epoch: u64,
+        now: &Instant,
+        (still, fresh, gone): (Vec<Condemned>, Vec<PackId>, HashSet<PackId>),
+    ) -> Result<()> {
+        let mut condemned: Vec<Condemned> = still.into_iter().filter(|c| !gone.contains(&c.pack)).collect();
+        condemned.extend(fresh.into_iter().map(|pack| Condemned { pack, since: now.clone() }));
+        if before.is_none() && condemned.is_empty() {
+            return Ok(());
+        }
         let number = before.map_or(1, |m| m.number + 1);
-        let mark =
-            Mark { requires: vec![], folder: folder.id, number, owner_epoch: epoch, at: now, condemned };
-        marks::put(bucket, &mark)?;
-        remote.packs.refresh()?;
+        let folder = self.folder.id;
+        let mark = Mark { requires: vec![], folder, number, owner_epoch: epoch, at: now.clone(), condemned };
+        marks::put(self.remote.packs.bucket().as_ref(), &mark)?;
+        self.remote.packs.refresh().map(drop)
     }
-    Ok(stats)
 }
 
 /// Makes sure that this peer owns gc of the store; returns the ownership epoch.
@@ -179,108 +271,44 @@ fn refuse_doubt(folder: &Folder, remote: &Remote) -> Result<()> {
     Ok(())
 }
 
-/// Every record that history or a hold refers to, by the first eight bytes of its id: a false
-/// match only keeps something dead.
-struct Live(HashSet<u64>);
-
-impl Live {
-    fn collect(folder: &Folder, remotes: &Remotes, remote: &Remote) -> Result<Self> {
-        let mut live = Self(HashSet::new());
-        let mut manifests: HashSet<(Body, u64)> = HashSet::new();
-        folder.history.each_body(&mut |body, size| {
-            live.add(&body.id);
-            if body.kind == Kind::Manifest {
-                manifests.insert((body, size));
-            }
-            Ok(())
-        })?;
-        let mut held = Vec::new();
-        holds::held(remote.packs.bucket().as_ref(), |_, body| held.push(body))?;
-        let mut opener = Opener::new(&folder.keys)?;
-        let sized: HashSet<RecordId> = manifests.iter().map(|(b, _)| b.id).collect();
-        for body in held {
-            live.add(&body.id);
-            if body.kind == Kind::Manifest && !sized.contains(&body.id) {
-                live.add_manifest(&remotes.read(body.id, &mut opener)?, None)?;
-            }
-        }
-        for (body, size) in manifests {
-            folder.context.cancel.check()?;
-            match remotes.read(body.id, &mut opener) {
-                Ok(raw) => live.add_manifest(&raw, Some(size))?,
-                // Recorded while no store was reachable: there is nothing of it to protect.
-                Err(Error::Missing(_)) => {}
-                // It may say which chunks are needed here.
-                Err(e @ Error::Offline { .. }) => return Err(e),
-                Err(e) => {
-                    return Err(Error::Refused(format!("gc is not safe: a manifest is unreadable: {e}")));
-                }
-            }
-        }
-        Ok(live)
-    }
-
-    fn add(&mut self, id: &RecordId) {
-        self.0.insert(key(id));
-    }
-
-    fn add_manifest(&mut self, raw: &[u8], size: Option<u64>) -> Result<()> {
-        let manifest = match size {
-            Some(size) => crate::format::manifest::decode(raw, size)?,
-            None => crate::format::manifest::decode_any(raw)?,
-        };
-        manifest.data().for_each(|(_, id, _)| self.add(&id));
-        Ok(())
-    }
-
-    fn has(&self, id: &RecordId) -> bool {
-        self.0.contains(&key(id))
-    }
-}
-
-fn key(id: &RecordId) -> u64 {
-    id.0[..8].iter().fold(0, |k, b| k << 8 | u64::from(*b))
-}
-
-fn usage(remote: &Remote, packs: &[PackInfo], live: &Live) -> Result<Vec<Usage>> {
-    let mut all = Vec::with_capacity(packs.len());
-    for info in packs {
-        let mut bytes = 0;
-        remote.packs.rows(info.num, &mut |row| {
-            bytes += if live.has(&row.id) { u64::from(row.stored).max(1) } else { 0 };
-            Ok(())
-        })?;
-        all.push(Usage { pack: info.name, live: bytes, total: info.size });
-    }
-    Ok(all)
-}
-
-/// Deletes packs whose time has come, after looking once more at everything that may protect them.
-fn delete(folder: &Folder, remotes: &Remotes, remote: &Remote, due: &[PackId], epoch: u64) -> Result<()> {
+/// Deletes packs whose time has come, after looking once more at everything that may protect them;
+/// returns those that are gone. Their tables are read from the store itself, and what is needed of
+/// them must be proven to be in other packs.
+fn delete(run: &Run, due: &[PackId], epoch: u64) -> Result<Vec<PackId>> {
+    let Run { folder, remote, .. } = *run;
     if due.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let owner = marks::owner(remote.packs.bucket().as_ref())?;
     if owner.is_none_or(|o| o.epoch != epoch || !is_me(folder, &o)) {
         return Err(Error::Refused(format!("gc of {} was taken over by another peer", remote.name)));
     }
-    let live = Live::collect(folder, remotes, remote)?;
+    let live = run.live()?;
+    let due: HashSet<PackId> = due.iter().copied().collect();
     let mut dead = Vec::new();
     remote.packs.packs(&mut |info| {
         if !due.contains(&info.name) {
             return Ok(());
         }
-        let mut used = false;
+        let mut used: Vec<RecordId> = Vec::new();
         remote.packs.rows(info.num, &mut |row| {
-            used |= live.has(&row.id);
+            used.extend(live.has(&row.id).then_some(row.id));
             Ok(())
         })?;
-        if !used {
+        if used.is_empty() || are_elsewhere(folder, remote, &used)? {
             dead.push(info.name);
         }
         Ok(())
     })?;
-    remote.packs.remove(&dead)
+    remote.packs.remove(&dead)?;
+    Ok(dead)
+}
+
+/// Whether these records of a condemned pack count in others, read back if that is long ago.
+fn are_elsewhere(folder: &Folder, remote: &Remote, ids: &[RecordId]) -> Result<bool> {
+    let age = folder.config.verify_every()?.as_secs() as i64;
+    let failed = remote.packs.verify_stale(ids, Time::now().secs, age)?;
+    Ok(failed.is_empty() && crate::store::Store::has(remote.packs.as_ref(), ids)?.iter().all(|has| *has))
 }
 
 /// The clocks now.

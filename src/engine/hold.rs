@@ -1,8 +1,8 @@
 //! Holds on stores for contents that stubs depend on.
 //!
 //! Promises that a hold is durable on return, and that batches which this peer has seen on a store
-//! are missed when they are gone. Which stores must have one before bytes are freed is the caller's
-//! decision.
+//! are missed when they are gone. Which stores must have one before bytes are freed, and what may be
+//! released, are the callers' decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::base::id::{FolderId, OriginId};
 use crate::format::hold::Hold;
 use crate::history::History;
 use crate::model::entry::Body;
-use crate::store::holds;
+use crate::store::{holds, names};
 
 /// Contents in one batch that stands in for lost ones.
 const BATCH: usize = 500_000;
@@ -32,8 +32,7 @@ pub fn put(
     }
     let number = holds::next_number(remote.packs.bucket().as_ref(), origin)?;
     put_batch(remote, folder, origin, number, adds)?;
-    let (low, high) = noted(history, remote, origin)?.unwrap_or((number, number));
-    note(history, remote, origin, (low.min(number), high.max(number)))
+    note(history, remote, origin, number)
 }
 
 /// Holds these contents on every reachable store, for stubs of what history knows. A store that
@@ -58,7 +57,7 @@ fn put_batch(
     number: u64,
     adds: Vec<Body>,
 ) -> Result<()> {
-    let hold = Hold { requires: vec![], folder, origin, number, adds, releases: vec![] };
+    let hold = Hold { requires: vec![], folder, origin, number, adds, releases: vec![], since: None };
     holds::put_hold(remote.packs.bucket().as_ref(), &hold)
 }
 
@@ -85,19 +84,52 @@ pub fn fill(
     Ok(done)
 }
 
+/// No longer holds these contents on one store, and writes everything that is still held anew where
+/// `compact` says so. A crash leaves batches that say the same as before, or as after.
+pub fn release(
+    history: &mut History,
+    remote: &Remote,
+    folder: FolderId,
+    origin: OriginId,
+    releases: Vec<Body>,
+    compact: Option<Vec<Body>>,
+) -> Result<()> {
+    let bucket = remote.packs.bucket().as_ref();
+    let mut number = holds::next_number(bucket, origin)?;
+    let hold = Hold { requires: vec![], folder, origin, number, adds: vec![], releases: vec![], since: None };
+    let Some(held) = compact else {
+        for part in releases.chunks(BATCH) {
+            holds::put_hold(bucket, &Hold { number, releases: part.to_vec(), ..hold.clone() })?;
+            number += 1;
+        }
+        return note(history, remote, origin, number - 1);
+    };
+    let since = number;
+    let parts: Vec<&[Body]> = if held.is_empty() { vec![&[]] } else { held.chunks(BATCH).collect() };
+    for (i, part) in parts.iter().enumerate() {
+        // Only the last part voids what was before: until it is durable all of that counts.
+        let since = (i + 1 == parts.len()).then_some(since);
+        holds::put_hold(bucket, &Hold { number, adds: part.to_vec(), since, ..hold.clone() })?;
+        number += 1;
+    }
+    note(history, remote, origin, number - 1)?;
+    // In order, so that what is left is always without a gap.
+    let void = holds::of_origin(bucket, origin)?;
+    void.iter().filter(|n| **n < since).try_for_each(|n| bucket.delete(&names::hold(origin, *n)))
+}
+
 /// Batches that lie between others or were seen before, and are not there.
 pub fn lost(folder: &Folder, remote: &Remote) -> Result<Vec<(OriginId, u64)>> {
-    let mut there: BTreeMap<OriginId, Vec<u64>> = holds::numbers(remote.packs.bucket().as_ref())?;
+    let bucket = remote.packs.bucket().as_ref();
+    let mut there: BTreeMap<OriginId, Vec<u64>> = holds::numbers(bucket)?;
     for dot in folder.history.knowledge()? {
         there.entry(dot.origin).or_default();
     }
     there.entry(folder.origin()).or_default();
     let mut out = Vec::new();
     for (origin, numbers) in there {
-        let noted = noted(&folder.history, remote, origin)?;
-        let ends = [numbers.first().copied().zip(numbers.last().copied()), noted];
-        let Some(low) = ends.iter().flatten().map(|(low, _)| *low).min() else { continue };
-        let high = ends.iter().flatten().map(|(_, high)| *high).max().unwrap_or(low);
+        let low = holds::first_valid(bucket, origin, &numbers)?;
+        let high = numbers.last().copied().unwrap_or(0).max(noted(&folder.history, remote, origin)?);
         let numbers: BTreeSet<u64> = numbers.into_iter().collect();
         out.extend((low..=high).filter(|n| !numbers.contains(n)).map(|n| (origin, n)));
     }
@@ -107,9 +139,7 @@ pub fn lost(folder: &Folder, remote: &Remote) -> Result<Vec<(OriginId, u64)>> {
 /// Remembers which batches a store has, so that [`lost`] can tell.
 pub fn note_all(history: &mut History, remote: &Remote) -> Result<()> {
     for (origin, numbers) in holds::numbers(remote.packs.bucket().as_ref())? {
-        if let (Some(low), Some(high)) = (numbers.first(), numbers.last()) {
-            note(history, remote, origin, (*low, *high))?;
-        }
+        note(history, remote, origin, numbers.last().copied().unwrap_or(0))?;
     }
     Ok(())
 }
@@ -118,14 +148,13 @@ fn key(remote: &Remote, origin: OriginId) -> String {
     format!("holds {} {origin}", remote.packs.id())
 }
 
-fn noted(history: &History, remote: &Remote, origin: OriginId) -> Result<Option<(u64, u64)>> {
+/// The highest number that was seen there.
+fn noted(history: &History, remote: &Remote, origin: OriginId) -> Result<u64> {
     let text = history.meta(&key(remote, origin))?.unwrap_or_default();
-    Ok(text.split_once(' ').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?))))
+    Ok(text.rsplit(' ').next().and_then(|high| high.parse().ok()).unwrap_or(0))
 }
 
-fn note(history: &mut History, remote: &Remote, origin: OriginId, range: (u64, u64)) -> Result<()> {
-    if noted(history, remote, origin)? == Some(range) {
-        return Ok(());
-    }
-    history.set_meta(&key(remote, origin), &format!("{} {}", range.0, range.1))
+fn note(history: &mut History, remote: &Remote, origin: OriginId, high: u64) -> Result<()> {
+    let known = noted(history, remote, origin)?;
+    if known >= high { Ok(()) } else { history.set_meta(&key(remote, origin), &high.to_string()) }
 }

@@ -124,6 +124,19 @@ impl Instance {
         known.is_some_and(|m| m.file_system == self.state.file_system && m.inode == self.state.inode)
     }
 
+    /// The epochs under which this very directory wrote, as far as their markers are still there.
+    pub fn epochs(&self) -> Result<Vec<u64>> {
+        let dir = self.marker.parent().unwrap_or(Path::new("."));
+        let prefix = format!("{}-", self.folder);
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(|e| Error::io("reading", dir, e))? {
+            let name = entry.map_err(|e| Error::io("reading", dir, e))?.file_name();
+            let epoch = name.to_str().and_then(|n| n.strip_prefix(&prefix)?.strip_suffix(".toml"));
+            all.extend(epoch.and_then(|hex| u64::from_str_radix(hex, 16).ok()).filter(|e| self.was(*e)));
+        }
+        Ok(all)
+    }
+
     /// Records durably that numbers up to `last` are used; where that is news, `ahead` more are
     /// reserved with it, so that a long run syncs once. After a crash the tail is then below what
     /// was reserved, and a new epoch starts: nothing is used twice.

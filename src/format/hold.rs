@@ -6,7 +6,7 @@
 use minicbor::{Decode, Encode};
 
 use super::wire;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId};
 use crate::model::entry::Body;
 
@@ -34,6 +34,9 @@ pub struct Hold {
     /// Contents no longer depended on.
     #[n(5)]
     pub releases: Vec<Body>,
+    /// What the origin holds follows from the batches from this number on; older ones are void.
+    #[n(6)]
+    pub since: Option<u64>,
 }
 
 impl Hold {
@@ -47,6 +50,9 @@ impl Hold {
         let hold: Self = wire::from_cbor("hold", wire::open_envelope("hold", MAGIC, bytes)?)?;
         wire::check_requires("hold", &hold.requires)?;
         wire::check_number("hold", hold.number)?;
+        if hold.since.is_some_and(|since| since == 0 || since > hold.number) {
+            return Err(Error::corrupt("hold", "it voids itself"));
+        }
         Ok(hold)
     }
 }

@@ -23,6 +23,6 @@ pub use db::History;
 pub use local::{LocalCursor, LocalRow};
 pub use log::{Identity, Tail};
 pub use read::{Head, Past};
-pub use summary::Counts;
+pub use summary::{Counts, Kept};
 pub use survey::LogObject;
 pub use used::UsedCursor;

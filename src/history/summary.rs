@@ -12,8 +12,9 @@ use super::sql::{self, db, int};
 use crate::base::error::Result;
 use crate::base::id::{ContentId, OriginId};
 use crate::base::path::RelPath;
+use crate::base::units::Time;
 use crate::format::wire;
-use crate::model::entry::{Body, Dot, FileKind, Version};
+use crate::model::entry::{Body, Dot, FileKind, MAX_HLC, Version};
 
 /// What a folder holds, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,6 +37,23 @@ const ENTRIES: &str =
     concat!("SELECT ", columns!(), " FROM entries e WHERE e.path >= ?1 AND e.path < ?2 ORDER BY e.path");
 const BY_CONTENT: &str =
     concat!("SELECT ", columns!(), " FROM entries e WHERE e.content = ?1 ORDER BY e.path");
+
+const DELETED_SINCE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM entries e WHERE e.kind IS NULL AND e.moved_to IS NULL AND e.hlc >= ?1 ORDER BY e.path"
+);
+
+/// A content that a retained entry names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// The content.
+    pub content: ContentId,
+    /// Where its bytes are.
+    pub body: Body,
+    /// How many there are.
+    pub size: u64,
+}
 
 impl History {
     /// Where the applied entries of an origin end; zeros when it is unknown.
@@ -97,17 +115,43 @@ impl History {
         Ok(())
     }
 
-    /// Calls `sink` with body and content size of every retained entry that has one: what gc must
-    /// keep. A body of several entries comes several times.
-    pub fn each_body(&self, sink: &mut dyn FnMut(Body, u64) -> Result<()>) -> Result<()> {
+    /// Calls `sink` with every content that a retained entry names and that has bytes: what gc must
+    /// keep. A content of several entries comes several times.
+    pub fn each_kept(&self, sink: &mut dyn FnMut(Kept) -> Result<()>) -> Result<()> {
         let mut statement = self
             .conn
-            .prepare_cached("SELECT body_kind, body, size FROM entries WHERE body IS NOT NULL")
+            .prepare_cached("SELECT body_kind, body, size, content FROM entries WHERE body IS NOT NULL")
             .map_err(db)?;
         let mut rows = statement.query([]).map_err(db)?;
         while let Some(row) = rows.next().map_err(db)? {
-            if let Some(body) = sql::body(row, 0)? {
-                sink(body, int(row, 2)? as u64)?;
+            if let (Some(body), Some(content)) = (sql::body(row, 0)?, sql::content(row, 3)?) {
+                sink(Kept { content, body, size: int(row, 2)? as u64 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, with body and content size alone.
+    pub fn each_body(&self, sink: &mut dyn FnMut(Body, u64) -> Result<()>) -> Result<()> {
+        self.each_kept(&mut |kept| sink(kept.body, kept.size))
+    }
+
+    /// Calls `sink` with what was at each path that was deleted after `since` and not moved: its last
+    /// version before that.
+    pub fn deleted_since(
+        &self,
+        since: Time,
+        sink: &mut dyn FnMut(RelPath, Time, Version) -> Result<()>,
+    ) -> Result<()> {
+        let low = since.millis().saturating_mul(1 << 16).min(MAX_HLC);
+        let mut statement = self.conn.prepare_cached(DELETED_SINCE).map_err(db)?;
+        let mut rows = statement.query([low as i64]).map_err(db)?;
+        while let Some(row) = rows.next().map_err(db)? {
+            let gone = super::row::read(row)?.entry;
+            let before = |p: &&super::Past| p.entry.hlc < gone.hlc && p.entry.version().is_some();
+            let versions = self.versions(&gone.path)?;
+            if let Some(version) = versions.iter().rev().find(before).and_then(|p| p.entry.version()) {
+                sink(gone.path.clone(), gone.time(), version.clone())?;
             }
         }
         Ok(())

@@ -8,5 +8,6 @@ pub mod placement;
 pub mod policy;
 pub mod reach;
 pub mod related;
+pub mod release;
 pub mod residency;
 pub mod version;

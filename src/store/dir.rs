@@ -332,6 +332,11 @@ impl Bucket for DirBucket {
         disk::unlink(&dir, last.as_bytes()).map_err(|e| Error::io("removing", self.path.join(name), e))?;
         disk::sync_dir(&dir, &self.path.join(parent))
     }
+
+    fn room(&self) -> Result<Option<u64>> {
+        let fs = rustix::fs::fstatvfs(&self.root).map_err(|e| fail("examining", &self.path, e))?;
+        Ok(Some(fs.f_bavail.saturating_mul(fs.f_frsize)))
+    }
 }
 
 /// A file under `tmp/` that is removed unless it was given its name.

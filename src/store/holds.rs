@@ -13,6 +13,19 @@ use crate::model::entry::Body;
 
 /// Largest hold that is read: far more than a batch of any size ddr writes.
 const MAX_HOLD: u64 = 64 << 20;
+/// How often a listing is taken again because a batch in it was compacted away meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Everything one origin holds in a bucket.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The contents.
+    pub bodies: BTreeSet<Body>,
+    /// Batches that say so.
+    pub batches: u64,
+    /// Adds and releases in them.
+    pub changes: u64,
+}
 
 /// Puts one batch; its number must be new.
 pub fn put_hold(bucket: &dyn Bucket, hold: &Hold) -> Result<()> {
@@ -21,13 +34,19 @@ pub fn put_hold(bucket: &dyn Bucket, hold: &Hold) -> Result<()> {
 
 /// The number after an origin's newest batch.
 pub fn next_number(bucket: &dyn Bucket, origin: OriginId) -> Result<u64> {
-    let mut last = 0;
+    let last = of_origin(bucket, origin)?.pop().unwrap_or(0);
+    last.checked_add(1).ok_or_else(|| Error::corrupt("holds", "numbers are used up"))
+}
+
+/// The numbers of an origin's batches, in order.
+pub fn of_origin(bucket: &dyn Bucket, origin: OriginId) -> Result<Vec<u64>> {
+    let mut all = Vec::new();
     bucket.list(&format!("{}{origin}/", names::HOLDS), &mut |name, _| {
-        let (_, number) = names::parse_hold(name).ok_or_else(|| strange(name))?;
-        last = last.max(number);
+        all.push(names::parse_hold(name).ok_or_else(|| strange(name))?.1);
         Ok(())
     })?;
-    last.checked_add(1).ok_or_else(|| Error::corrupt("holds", "numbers are used up"))
+    all.sort_unstable();
+    Ok(all)
 }
 
 /// Reads one batch and checks that it is the one its name says.
@@ -40,11 +59,11 @@ pub fn read_hold(bucket: &dyn Bucket, origin: OriginId, number: u64) -> Result<H
     Ok(hold)
 }
 
-/// Calls `sink` with everything that any origin holds: all batches, applied in order. The oldest
-/// may have been compacted away; a gap behind them is an error.
+/// Calls `sink` with everything that any origin holds: all batches, applied in order. What the
+/// newest batch with `since` voids may be missing; any other gap is an error.
 pub fn held(bucket: &dyn Bucket, mut sink: impl FnMut(OriginId, Body)) -> Result<()> {
-    for (origin, numbers) in numbers(bucket)? {
-        held_by(bucket, origin, &numbers)?.into_iter().for_each(|body| sink(origin, body));
+    for origin in numbers(bucket)?.into_keys() {
+        held_by(bucket, origin)?.bodies.into_iter().for_each(|body| sink(origin, body));
     }
     Ok(())
 }
@@ -61,19 +80,60 @@ pub fn numbers(bucket: &dyn Bucket) -> Result<BTreeMap<OriginId, Vec<u64>>> {
     Ok(all)
 }
 
-fn held_by(bucket: &dyn Bucket, origin: OriginId, numbers: &[u64]) -> Result<BTreeSet<Body>> {
-    if let Some(pair) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
-        return Err(Error::Missing(format!("hold {} of origin {}", pair[0] + 1, origin.short())));
-    }
-    let mut held = BTreeSet::new();
-    for number in numbers {
-        let hold = read_hold(bucket, origin, *number)?;
-        for body in &hold.releases {
-            held.remove(body);
+/// What one origin holds.
+pub fn held_by(bucket: &dyn Bucket, origin: OriginId) -> Result<Held> {
+    let mut attempt = 1;
+    loop {
+        match try_held_by(bucket, origin) {
+            // The origin compacted its batches between listing and reading.
+            Err(Error::Missing(_)) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
         }
-        held.extend(hold.adds);
     }
-    Ok(held)
+}
+
+/// Reads from the newest batch back: what it says of a content stands, whatever older ones say.
+fn try_held_by(bucket: &dyn Bucket, origin: OriginId) -> Result<Held> {
+    let numbers = of_origin(bucket, origin)?;
+    let mut held = Held::default();
+    let mut released = BTreeSet::new();
+    let (mut since, mut next) = (1, numbers.last().map_or(0, |last| last + 1));
+    for number in numbers.iter().rev() {
+        if next == since {
+            // The rest is void.
+            return Ok(held);
+        }
+        if *number + 1 != next {
+            break;
+        }
+        next = *number;
+        let hold = read_hold(bucket, origin, *number)?;
+        held.batches += 1;
+        held.changes += (hold.adds.len() + hold.releases.len()) as u64;
+        held.bodies.extend(hold.adds.into_iter().filter(|body| !released.contains(body)));
+        released.extend(hold.releases.into_iter().filter(|body| !held.bodies.contains(body)));
+        since = since.max(hold.since.unwrap_or(1));
+    }
+    match next <= since {
+        true => Ok(held),
+        false => Err(Error::Missing(format!("hold {} of origin {}", next - 1, origin.short()))),
+    }
+}
+
+/// The first number that counts: older batches are void, or there never were any. Batches that
+/// cannot be read say nothing.
+pub fn first_valid(bucket: &dyn Bucket, origin: OriginId, numbers: &[u64]) -> Result<u64> {
+    if numbers.iter().zip(1..).all(|(number, n)| *number == n) {
+        return Ok(1);
+    }
+    for number in numbers.iter().rev() {
+        match read_hold(bucket, origin, *number) {
+            Ok(Hold { since: Some(since), .. }) => return Ok(since),
+            Err(e @ Error::Offline { .. }) => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(1)
 }
 
 fn strange(name: &str) -> Error {

@@ -32,6 +32,21 @@ pub struct Location {
     pub verified: i64,
 }
 
+/// One record in one pack, in short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The record.
+    pub id: RecordId,
+    /// Number of the pack in this index.
+    pub pack: i64,
+    /// What it is.
+    pub kind: Kind,
+    /// Its sealed length in bytes.
+    pub stored: u32,
+    /// As in [`Location::verified`].
+    pub verified: i64,
+}
+
 /// A pack as the index knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownPack {
@@ -185,20 +200,17 @@ impl Index {
         })
     }
 
-    /// Up to `limit` rows after a given one in the order of id and pack: (id, pack, kind, verified).
-    pub fn page(
-        &self,
-        after: Option<(RecordId, i64)>,
-        limit: usize,
-    ) -> Result<Vec<(RecordId, i64, Kind, i64)>> {
+    /// Up to `limit` rows after a given one in the order of id and pack.
+    pub fn page(&self, after: Option<(RecordId, i64)>, limit: usize) -> Result<Vec<Place>> {
         let (id, pack) = after.unwrap_or((RecordId([0; 32]), i64::MIN));
         self.run(&self.read, |db| {
             let mut page = db.prepare_cached(
-                "SELECT id, pack, kind, verified FROM records WHERE (id, pack) > (?1, ?2)
+                "SELECT id, pack, kind, stored, verified FROM records WHERE (id, pack) > (?1, ?2)
                  ORDER BY id, pack LIMIT ?3",
             )?;
             let rows = page.query_map(params![id.0, pack, limit as i64], |row| {
-                Ok((RecordId(row.get(0)?), row.get(1)?, kind(row.get(2)?)?, row.get(3)?))
+                let (id, kind) = (RecordId(row.get(0)?), kind(row.get(2)?)?);
+                Ok(Place { id, pack: row.get(1)?, kind, stored: row.get(3)?, verified: row.get(4)? })
             })?;
             rows.collect()
         })

@@ -50,6 +50,11 @@ pub trait Bucket: Send + Sync {
 
     /// Removes an object, durably on return; no error if it is already gone.
     fn delete(&self, name: &str) -> Result<()>;
+
+    /// Bytes that can still be put, where the bucket can tell.
+    fn room(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// Keeps records: chunks and manifests under their keyed ids.

@@ -761,7 +761,7 @@ fn gc_fsck_and_rebuild() {
     $ ddr gc
     disk2: 1 pack looked at, 0 newly condemned, 0 deleted (0 B)
     $ ddr gc --json
-    {"condemned":0,"condemned_bytes":0,"deleted":0,"deleted_bytes":0,"packs":1,"store":"disk2","type":"gc"}
+    {"condemned":0,"condemned_bytes":0,"deleted":0,"deleted_bytes":0,"packs":1,"rewritten":0,"rewritten_bytes":0,"store":"disk2","type":"gc"}
     $ ddr gc --grace soon
     ! ddr: "soon" is not a duration: write 90s, 10m, 36h, 30d, 2w or 1y
     [exit 2]
@@ -914,7 +914,7 @@ fn settings() {
     !   |
     ! 8 | min_sice = "1MiB"
     !   | ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr config unset stash.min_size
     $ ddr config unset stash.min_size
@@ -950,14 +950,14 @@ fn a_mistake_in_the_settings_is_shown_with_its_place() {
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr stash .
     ! ddr: /r/one/folder/.ddr/config.toml: TOML parse error at line 3, column 3
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr config path
     /r/one/folder/.ddr/config.toml
@@ -966,28 +966,28 @@ fn a_mistake_in_the_settings_is_shown_with_its_place() {
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr config set stash.copies 1
     ! ddr: /r/one/folder/.ddr/config.toml: TOML parse error at line 3, column 3
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr config unset stash.min_sice
     ! ddr: /r/one/folder/.ddr/config.toml: TOML parse error at line 3, column 3
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ ddr config set stash.copies 1
     ! ddr: /r/one/folder/.ddr/config.toml: TOML parse error at line 3, column 3
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
     [exit 2]
     $ cat .ddr/config.toml
     # mine

@@ -526,6 +526,8 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     $ ddr gc
     own: 0 packs looked at, 0 newly condemned, 0 deleted (0 B)
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
+    !      mount or plug in the disk, then run the command again
+    [exit 13]
     $ ddr fsck
     own: 2 objects, <n> read
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)

@@ -129,7 +129,8 @@ fn body(n: u8) -> Body {
 fn hold(origin: u8, number: u64, adds: &[u8], releases: &[u8]) -> Hold {
     let bodies = |of: &[u8]| of.iter().map(|n| body(*n)).collect();
     let origin = OriginId([origin; 32]);
-    Hold { requires: vec![], folder: FOLDER, origin, number, adds: bodies(adds), releases: bodies(releases) }
+    let (adds, releases) = (bodies(adds), bodies(releases));
+    Hold { requires: vec![], folder: FOLDER, origin, number, adds, releases, since: None }
 }
 
 fn held(bucket: &dyn Bucket) -> Vec<(OriginId, Body)> {
@@ -165,9 +166,38 @@ fn holds_that_cannot_be_trusted_are_errors() {
     };
     let name = |n| names::hold(OriginId([1; 32]), n);
     with(&|_| {}).unwrap();
-    with(&|b| b.delete(&name(1)).unwrap()).unwrap();
-    assert!(matches!(with(&|b| b.delete(&name(2)).unwrap()), Err(Error::Missing(_))), "a gap");
+    for n in [1, 2] {
+        assert!(matches!(with(&|b| b.delete(&name(n)).unwrap()), Err(Error::Missing(_))), "a gap");
+    }
     assert!(with(&|b| b.damage(&name(2), |bytes| bytes[15] ^= 1).unwrap()).is_err());
     assert!(with(&|b| b.put(&name(4), &[&hold(1, 5, &[], &[]).encode()]).unwrap()).is_err(), "misnamed");
     assert!(with(&|b| b.put("holds/stray", &[b"x"]).unwrap()).is_err());
+}
+
+/// Compaction writes everything anew and then deletes the old batches in order: whatever of that a
+/// crash leaves says the same.
+#[test]
+fn holds_say_the_same_wherever_compaction_ends() {
+    let since = |number, adds: &[u8], since| Hold { since, ..hold(1, number, adds, &[]) };
+    let before = [hold(1, 1, &[1, 2], &[]), hold(1, 2, &[3], &[1]), hold(1, 3, &[1], &[3])];
+    let after = [since(4, &[1], None), since(5, &[2], Some(4)), hold(1, 6, &[7], &[])];
+    let origin = OriginId([1; 32]);
+    let want = [(origin, body(1)), (origin, body(2))];
+    for written in 0..=2 {
+        let bucket = MemoryBucket::default();
+        before.iter().chain(&after[..written]).for_each(|h| holds::put_hold(&bucket, h).unwrap());
+        assert_eq!(held(&bucket), want, "{written} new batches written");
+        for deleted in 1..=if written == 2 { 3 } else { 0 } {
+            bucket.delete(&names::hold(origin, deleted)).unwrap();
+            assert_eq!(held(&bucket), want, "{deleted} old batches deleted");
+            let numbers = holds::of_origin(&bucket, origin).unwrap();
+            assert_eq!(holds::first_valid(&bucket, origin, &numbers).unwrap(), 4);
+        }
+        if written == 2 {
+            holds::put_hold(&bucket, &after[2]).unwrap();
+            assert_eq!(held(&bucket).len(), 3);
+            bucket.delete(&names::hold(origin, 5)).unwrap();
+            assert!(holds::held(&bucket, |_, _| {}).is_err(), "a gap");
+        }
+    }
 }

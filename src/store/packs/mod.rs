@@ -18,7 +18,7 @@ use self::catalog::Catalog;
 pub use self::listing::OpenStats;
 pub use self::prune::move_away;
 use self::writer::Writer;
-use super::index::{Index, Location};
+use super::index::{Index, Location, Place};
 use super::{Bucket, Prune, Store, names};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, PackId, RecordId, StoreId};
@@ -193,6 +193,30 @@ impl Packs {
         })
     }
 
+    /// Calls `sink` for every place of every record, in the order of ids, and whether it counts: whether
+    /// its pack is neither condemned nor damaged, and it did not fail its last check.
+    pub fn places(&self, sink: &mut dyn FnMut(Place, bool) -> Result<()>) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.catalog.index().page(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some((last.id, last.pack));
+            for place in page {
+                sink(place, self.catalog.row_counts(place.pack, place.verified)?)?;
+            }
+        }
+    }
+
+    /// Per id, the numbers of the packs in which it counts.
+    pub fn counting(&self, ids: &[RecordId]) -> Result<Vec<Vec<i64>>> {
+        self.catalog.check_doubt()?;
+        let places = self.catalog.places(ids)?.into_iter();
+        let counting = |places: Vec<Location>| {
+            places.into_iter().filter(|p| self.catalog.counts(p)).map(|p| p.pack).collect()
+        };
+        Ok(places.map(counting).collect())
+    }
+
     /// Calls `sink` for every row of a pack's table, read from the bucket.
     pub fn rows(&self, pack: i64, sink: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
         let Some(pack) = self.catalog.pack(pack) else {
@@ -267,18 +291,14 @@ impl Store for Packs {
         if !self.writer.is_idle() {
             self.flush()?;
         }
-        let (mut after, mut last) = (None, None);
-        loop {
-            let page = self.catalog.index().page(after, PAGE)?;
-            let Some((id, pack, ..)) = page.last() else { return Ok(()) };
-            after = Some((*id, *pack));
-            for (id, pack, kind, verified) in page {
-                if last != Some(id) && self.catalog.row_counts(pack, verified)? {
-                    last = Some(id);
-                    sink(id, kind)?;
-                }
+        let mut last = None;
+        self.places(&mut |place, counts| {
+            if counts && last != Some(place.id) {
+                last = Some(place.id);
+                sink(place.id, place.kind)?;
             }
-        }
+            Ok(())
+        })
     }
 }
 
