@@ -170,7 +170,7 @@ impl Rewriting<'_> {
             let sealed: Sealed = sound.map_err(doubt)?;
             bytes += sealed.payload.len() as u64;
             // What was put in this step already is not put twice.
-            self.remote.packs.put(sealed)
+            self.remote.packs.put(id, sealed)
         })?;
         Ok(bytes)
     }

@@ -27,12 +27,12 @@ fn padded(packs: u64) -> Shell {
         let mut good = Vec::new();
         store.get(&ids(store.as_ref()), &mut |_, got| got.map(|sealed| good.push(sealed))).unwrap();
         for sealed in good {
-            store.put(sealed).unwrap();
+            store.put(sealed.id, sealed).unwrap();
         }
         for k in 0..60 {
             let raw = noise(1_000_000 + 100 * n + k, 20_000);
             let id = folder.keys.record_id(Kind::Chunk, &raw);
-            store.put(Sealer::new().unwrap().seal(id, Kind::Chunk, raw)).unwrap();
+            store.put(id, Sealer::new().unwrap().seal(id, Kind::Chunk, raw)).unwrap();
         }
         store.flush().unwrap();
     }
