@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::output::{BOLD, STUB, styled, table};
+use super::output::{BOLD, DIM, STUB, styled, table};
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -34,6 +34,7 @@ struct Line {
     stat: Stat,
     row: Option<LocalRow>,
     copies: Option<usize>,
+    pinned: bool,
 }
 
 impl Line {
@@ -61,6 +62,7 @@ pub fn run(session: &Session, args: &LsArgs) -> Result<()> {
     let folder = session.read()?;
     let tree = folder.tree()?;
     let remotes = Remotes::open_all(&folder)?;
+    let pins = folder.config.pins()?;
     let paths = session.paths(&folder, &args.paths)?;
     for path in &paths {
         let is_dir = path.is_root() || tree.stat(path)?.is_some_and(|s| s.kind == FileType::Dir);
@@ -77,7 +79,8 @@ pub fn run(session: &Session, args: &LsArgs) -> Result<()> {
                 continue;
             };
             let row = folder.history.local(&name)?;
-            lines.push(Line { path: name, stat, row, copies: None });
+            let pinned = pins.cover(&name);
+            lines.push(Line { path: name, stat, row, copies: None, pinned });
         }
         count_copies(&remotes.online, &mut lines)?;
         print(session, args, &lines)?;
@@ -120,7 +123,7 @@ fn print(session: &Session, args: &LsArgs, lines: &[Line]) -> Result<()> {
         session.out.json(&json!({
             "type": "file", "path": line.path.to_string(), "residency": line.residency(), "copies": line.copies,
             "size": is_file.then_some(line.stat.size), "local_bytes": is_file.then_some(line.stat.blocks * 512), "mtime": line.stat.mtime.secs,
-            "content": content.map(|c| c.to_string()),
+            "content": content.map(|c| c.to_string()), "pinned": line.pinned,
         }))?;
         let name = crate::base::path::escape(line.path.name());
         let (word, name) = match line.residency() {
@@ -136,7 +139,7 @@ fn print(session: &Session, args: &LsArgs, lines: &[Line]) -> Result<()> {
             row.push(line.stat.mtime.to_string());
             row.push(content.map_or("-".into(), |c| c.short()));
         }
-        row.push(name);
+        row.push(if line.pinned { format!("{name} {}", styled(DIM, "(pinned)")) } else { name });
         rows.push(row);
     }
     table(&rows, &[1, 2]).into_iter().try_for_each(|line| session.out.answer(line))

@@ -24,6 +24,8 @@ pub mod history;
 pub mod init;
 pub mod ls;
 pub mod output;
+pub mod pin;
+pub mod policy;
 pub mod progress;
 pub mod rebuild;
 pub mod remote;
@@ -34,6 +36,7 @@ pub mod stash;
 pub mod status;
 pub mod tour;
 pub mod whereis;
+pub mod why;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 3 some files had problems, 4 refused for safety,
@@ -86,6 +89,15 @@ pub enum Command {
     Stash(stash::StashArgs),
     /// Bring the content of stubs back
     Checkout(checkout::CheckoutArgs),
+    /// Keep files always on this device
+    Pin(pin::PinArgs),
+    /// Let pinned files go again
+    Unpin(pin::UnpinArgs),
+    /// Show or check policies, and what they would do
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Explain one file: last use, rule, copies, verdict
+    Why(why::WhyArgs),
     /// Record what changed and place it on a store
     #[command(alias = "increment")]
     Commit(commit::CommitArgs),
@@ -132,6 +144,10 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Remote(command) => remote::run(session, command),
         Command::Stash(args) => stash::run(session, args),
         Command::Checkout(args) => checkout::run(session, args),
+        Command::Pin(args) => pin::run_pin(session, args),
+        Command::Unpin(args) => pin::run_unpin(session, args),
+        Command::Policy(command) => policy::run(session, command),
+        Command::Why(args) => why::run(session, args),
         Command::Commit(args) => commit::run(session, args),
         Command::Status(args) => status::run(session, args),
         Command::Ls(args) => ls::run(session, args),

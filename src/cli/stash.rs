@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::policy;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
+use crate::engine::apply::apply;
+use crate::engine::policy::plan::plan;
+use crate::engine::policy::speed;
 use crate::engine::stash::{StashOptions, StashStats, stash};
 
 /// Arguments of `ddr stash`.
 #[derive(clap::Args, Debug)]
 pub struct StashArgs {
-    /// Files and directories
+    /// Files and directories (default: what the policy picks; see `ddr policy plan`)
     pub paths: Vec<PathBuf>,
     /// Only show what would be done
     #[arg(short = 'n', long)]
@@ -25,9 +29,7 @@ pub struct StashArgs {
 /// Stashes and says what was freed.
 pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
     if args.paths.is_empty() {
-        return Err(Error::Invalid(
-            "name what to stash, such as: ddr stash . (choosing by age comes with policies)".into(),
-        ));
+        return by_policy(session, args);
     }
     let mut folder = session.write()?;
     let paths = session.paths(&folder, &args.paths)?;
@@ -36,12 +38,32 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
     tell(session, args.dry_run, &stats)
 }
 
+/// What the policy picks.
+fn by_policy(session: &Session, args: &StashArgs) -> Result<()> {
+    let mut folder = session.write()?;
+    let mut plan = plan(&folder)?;
+    if args.dry_run {
+        let speed = speed::known(&folder.history)?;
+        session.terminal.clear();
+        return policy::tell(session, &mut plan, speed, false);
+    }
+    let done = apply(&mut folder, &mut plan, args.copies)?;
+    tell(session, false, &done.stats)?;
+    if done.used > 0 {
+        session.out.line(format!("{} used meanwhile, kept here", count(done.used, "file")))?;
+    }
+    match done.stopped {
+        Some(why) => Err(Error::Problems(why)),
+        None => Ok(()),
+    }
+}
+
 fn tell(session: &Session, dry: bool, stats: &StashStats) -> Result<()> {
     session.terminal.clear();
     session.out.json(&json!({
         "type": "stash", "dry_run": dry, "stashed": stats.stashed, "stashed_bytes": stats.stashed_bytes,
         "freed_bytes": stats.freed_bytes, "recorded": stats.commit.recorded, "deleted": stats.commit.deleted,
-        "small": stats.small, "already": stats.already, "problems": session.terminal.problem_count(),
+        "small": stats.small, "pinned": stats.pinned, "already": stats.already, "problems": session.terminal.problem_count(),
     }))?;
     let verb = if dry { "would stash" } else { "stashed" };
     let mut text = format!(
@@ -55,6 +77,9 @@ fn tell(session: &Session, dry: bool, stats: &StashStats) -> Result<()> {
     }
     if stats.small > 0 {
         text += &format!("; {} placed but small, kept here", stats.small);
+    }
+    if stats.pinned > 0 {
+        text += &format!("; {} pinned, kept here", stats.pinned);
     }
     session.out.line(text)
 }

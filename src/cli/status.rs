@@ -77,6 +77,7 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
         size(sums.logical)
     ))?;
     trouble(session, &folder)?;
+    pins(session, &folder)?;
     stores(session, &folder)
 }
 
@@ -102,6 +103,16 @@ fn trouble(session: &Session, folder: &Folder) -> Result<()> {
     }
     if !folder.waiting.is_empty() {
         warn("an interrupted run is not mended yet: its store is not reachable")?;
+    }
+    Ok(())
+}
+
+fn pins(session: &Session, folder: &Folder) -> Result<()> {
+    for path in folder.config.pins()?.iter() {
+        let there = path.is_root() || folder.tree()?.stat(path)?.is_some();
+        session.out.json(&json!({ "type": "pin", "path": path.to_string(), "there": there }))?;
+        let gone = if there { String::new() } else { styled(WARN, " (nothing is there)") };
+        session.out.line(format!("pinned: {path}{gone}"))?;
     }
     Ok(())
 }

@@ -75,6 +75,26 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
     Ok(())
 }
 
+/// Names of the reachable stores that have a file's whole content; `None` if it is not recorded.
+pub fn stores_with(folder: &Folder, path: &RelPath) -> Result<Option<Vec<String>>> {
+    let Some(row) = folder.history.local(path)? else { return Ok(None) };
+    let remotes = Remotes::open_all(folder)?;
+    let mut opener = Opener::new(&folder.keys)?;
+    let records = match row.body {
+        Some(body) => remotes.records_of(body, row.size, &mut opener).ok(),
+        None => Some(Vec::new()),
+    };
+    let mut names = Vec::new();
+    for remote in &remotes.online {
+        let whole = match &records {
+            Some(ids) => remote.packs.has(ids)?.into_iter().all(|has| has),
+            None => false,
+        };
+        names.extend(whole.then(|| remote.name.clone()));
+    }
+    Ok(Some(names))
+}
+
 /// The version a path stands for: the one that is here, or else the newest in history.
 pub fn current(folder: &Folder, path: &RelPath, row: Option<&LocalRow>) -> Result<Version> {
     if let Some(row) = row {

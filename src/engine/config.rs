@@ -10,9 +10,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::base::error::{Error, Result};
+use crate::base::path::{self, RelPath};
 use crate::base::units;
 use crate::disk;
 use crate::format::stub::MIN_STUB;
+use crate::model::policy::doc::{ClassDoc, Doc, LimitDoc, RuleDoc, TierDoc, WaterDoc};
+use crate::model::policy::pins::Pins;
+use crate::model::policy::value::Age;
 
 /// Settings of one folder; every field has a default.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -26,6 +30,47 @@ pub struct Config {
     pub gc: GcConfig,
     /// `[remote.NAME]`, in name order.
     pub remote: BTreeMap<String, RemoteConfig>,
+    /// `[policy]`
+    pub policy: PolicyConfig,
+    /// Places that stay on this device, written as ddr prints paths; see `ddr pin`.
+    pub pins: Vec<String>,
+}
+
+/// Which policy the folder uses, and what is different here.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// Name of a policy that comes with ddr (`laptop`).
+    #[serde(rename = "use")]
+    pub name: Option<String>,
+    /// Or a file of one's own, relative to the folder.
+    pub file: Option<PathBuf>,
+    /// Classes that are added, or replaced by name.
+    pub class: BTreeMap<String, ClassDoc>,
+    /// Rules that come before those of the policy.
+    pub rule: Vec<toml::Spanned<RuleDoc>>,
+    /// Levels that differ.
+    pub water: WaterDoc,
+    /// How often the daemon runs it.
+    pub every: Option<Age>,
+    /// Limits that differ.
+    pub limit: LimitDoc,
+    /// Tiers that differ.
+    pub tier: BTreeMap<String, TierDoc>,
+}
+
+impl PolicyConfig {
+    /// What is laid over the policy.
+    pub fn changes(&self) -> Doc {
+        Doc {
+            class: self.class.clone(),
+            rule: self.rule.clone(),
+            water: self.water.clone(),
+            every: self.every,
+            limit: self.limit,
+            tier: self.tier.clone(),
+        }
+    }
 }
 
 /// When and how files become stubs.
@@ -98,6 +143,10 @@ impl Config {
             return Err(Error::Invalid("stash.copies must be at least 1".into()));
         }
         config.remote.keys().try_for_each(|name| check_remote_name(name))?;
+        config.pins()?;
+        for rule in &config.policy.rule {
+            rule.get_ref().check().map_err(|why| Error::Invalid(format!("[[policy.rule]]: {why}")))?;
+        }
         Ok(config)
     }
 
@@ -108,6 +157,16 @@ impl Config {
             return Err(Error::Invalid(format!("stash.min_size must be at least {MIN_STUB} bytes")));
         }
         Ok(size)
+    }
+
+    /// The pinned places.
+    pub fn pins(&self) -> Result<Pins> {
+        let pin = |text: &String| {
+            let bytes = path::unescape(text.trim_end_matches('/'));
+            let bytes = bytes.ok_or_else(|| Error::Invalid(format!("pins: {text:?} is no path")))?;
+            if bytes == b"." { Ok(RelPath::root()) } else { RelPath::new(bytes) }
+        };
+        self.pins.iter().map(pin).collect()
     }
 
     /// Age after which a copy is read back before it counts.
@@ -208,6 +267,14 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("min_sice"), "{error}");
         assert!(Config::parse("[stash]\nmin_size = \"1KiB\"\n").is_err());
         assert!(Config::parse("[stash]\ncopies = 0\n").is_err());
+    }
+
+    #[test]
+    fn pins_are_paths_as_they_are_printed() {
+        let pins = Config::parse("pins = ['keys/', 'a\\xff']").and_then(|c| c.pins()).expect("valid");
+        let p = |bytes: &[u8]| RelPath::new(bytes).expect("valid");
+        assert!(pins.cover(&p(b"keys/a")) && pins.cover(&p(b"a\xff")) && !pins.cover(&p(b"a")));
+        assert!(Config::parse("pins = ['a/../b']").is_err() && Config::parse("pins = ['\\q']").is_err());
     }
 
     #[test]

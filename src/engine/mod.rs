@@ -3,6 +3,7 @@
 //! Promises that a verb calls down, returns values and prints nothing; that its order of durable
 //! steps, argued in its header, survives a crash at any instruction.
 
+pub mod apply;
 pub mod checkout;
 pub mod clone;
 pub mod commit;
@@ -18,8 +19,11 @@ pub mod instance;
 pub mod live;
 pub mod mend;
 pub mod objects;
+pub mod pin;
 pub mod place;
+pub mod policy;
 pub mod rebuild;
+pub mod related;
 pub mod release;
 pub mod remotes;
 pub mod repair;

@@ -24,13 +24,7 @@ pub struct Spool {
 impl Spool {
     /// Starts an empty list on the file system of `dir`.
     pub fn new(dir: &Path) -> Result<Self> {
-        let open = rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o600));
-        let file = match open {
-            Ok(fd) => File::from(fd),
-            // Not every file system has unnamed files.
-            Err(_) => named_then_unlinked(dir)?,
-        };
-        Ok(Self { out: BufWriter::with_capacity(1 << 16, file), count: 0 })
+        Ok(Self { out: BufWriter::with_capacity(1 << 16, unnamed(dir)?), count: 0 })
     }
 
     /// Adds a path with a size.
@@ -63,6 +57,15 @@ impl Spool {
             });
             Some(read.map_err(fail).and_then(|()| Ok((u64::from_le_bytes(size), RelPath::new(bytes)?))))
         }))
+    }
+}
+
+/// A new file without a name on the file system of `dir`.
+pub fn unnamed(dir: &Path) -> Result<File> {
+    match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o600)) {
+        Ok(fd) => Ok(File::from(fd)),
+        // Not every file system has them.
+        Err(_) => named_then_unlinked(dir),
     }
 }
 

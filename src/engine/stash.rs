@@ -12,6 +12,7 @@ use super::commit::{self, Settled};
 use super::folder::Folder;
 use super::hold;
 use super::place::still_hashes_to;
+use super::policy::{Pinned, speed};
 use super::remotes::{Remote, Remotes};
 use super::survey::Change;
 use crate::base::cancel::Cancel;
@@ -62,6 +63,8 @@ pub struct StashStats {
     pub freed_bytes: u64,
     /// Files that stayed because they are small.
     pub small: u64,
+    /// Files that stayed because they are pinned.
+    pub pinned: u64,
     /// Files that were stubs already.
     pub already: u64,
     /// Files that had problems, those of the commit included.
@@ -76,14 +79,50 @@ struct Candidate {
 
 /// Stashes everything at and below `paths`.
 pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> Result<StashStats> {
-    folder.tree()?;
-    let remotes = Remotes::open(folder)?;
-    let copies = required_copies(folder, &remotes, options.copies)?;
-    let min_size = folder.config.min_size()?;
+    let run = Run::open(folder, options.copies)?;
+    run.pinned.refuse(folder, &options.named)?;
     if options.dry_run {
-        return preview(folder, paths, min_size, options);
+        return preview(folder, paths, &run.pinned, options);
     }
-    commit::sync_logs(folder, &remotes)?;
+    run.begin(folder)?;
+    run.round(folder, paths, options)
+}
+
+/// The stores and rules of one run, which may have several rounds.
+pub struct Run {
+    remotes: Remotes,
+    copies: usize,
+    pinned: Pinned,
+}
+
+impl Run {
+    /// Opens the stores; fails if there are too few for the copies that are required.
+    pub fn open(folder: &Folder, copies: Option<usize>) -> Result<Self> {
+        folder.tree()?;
+        let remotes = Remotes::open(folder)?;
+        let copies = required_copies(folder, &remotes, copies)?;
+        Ok(Self { remotes, copies, pinned: Pinned::of(folder)? })
+    }
+
+    /// Brings logs level, before the first round.
+    pub fn begin(&self, folder: &mut Folder) -> Result<()> {
+        commit::sync_logs(folder, &self.remotes)
+    }
+
+    /// Stashes everything at and below `paths`.
+    pub fn round(
+        &self,
+        folder: &mut Folder,
+        paths: &[RelPath],
+        options: &StashOptions,
+    ) -> Result<StashStats> {
+        round(folder, self, paths, options)
+    }
+}
+
+fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptions) -> Result<StashStats> {
+    let Run { remotes, copies, pinned } = run;
+    let min_size = folder.config.min_size()?;
     let targets = remotes.online.clone();
     let mut stats = StashStats::default();
     let mut ready = Vec::new();
@@ -96,8 +135,13 @@ pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> 
             stats.already += 1;
             return Ok(false);
         }
-        if commit::lacks(&targets, row.body)? || (!row.proven && row.size >= min_size) {
+        let stays = pinned.holds(&item.path, row.size);
+        if commit::lacks(&targets, row.body)? || (!row.proven && row.size >= min_size && !stays) {
             return Ok(true);
+        }
+        if stays {
+            stats.pinned += 1;
+            return Ok(false);
         }
         if row.size < min_size {
             stats.small += 1;
@@ -109,13 +153,16 @@ pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> 
         ready.push(row.clone());
         Ok(false)
     })?;
-    let shared = Shared::new(folder, &targets, copies)?;
+    let shared = Shared::new(folder, &targets, *copies)?;
     let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
     let named = &options.named;
     let progress = folder.context.progress.clone();
+    let since = std::time::Instant::now();
     let result = commit::run(folder, plan, &targets, None, &mut |history, settled| {
         for Settled { row, placed } in settled {
+            let stays = pinned.holds(&row.path, row.size);
             match (&placed.proof.unstashable, row.size >= min_size) {
+                _ if stays => freeing.stats.pinned += 1,
                 (_, false) => {
                     freeing.stats.small += 1;
                     if named.contains(&row.path) {
@@ -132,13 +179,30 @@ pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> 
     });
     // Whatever was settled before an interruption is finished: it is durable and proven.
     match result {
-        Ok(commit) => freeing.stats.commit = commit,
+        Ok(commit) => {
+            speed::learn(&mut folder.history, commit.read_bytes, since.elapsed())?;
+            freeing.stats.commit = commit;
+        }
         Err(Error::Interrupted) => {
             freeing.free(&mut folder.history)?;
             return Err(Error::Interrupted);
         }
         Err(e) => return Err(e),
     }
+    free_ready(folder, remotes, &mut freeing, ready)?;
+    freeing.free(&mut folder.history)?;
+    let mut stats = freeing.stats;
+    stats.problems += stats.commit.problems;
+    Ok(stats)
+}
+
+/// Files that need not be read: their bytes are proven and on the stores.
+fn free_ready(
+    folder: &mut Folder,
+    remotes: &Remotes,
+    freeing: &mut Freeing,
+    ready: Vec<LocalRow>,
+) -> Result<()> {
     let mut opener = Opener::new(&folder.keys)?;
     for row in ready {
         let Some(body) = row.body else { continue };
@@ -148,10 +212,7 @@ pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> 
         }
         folder.context.cancel.check()?;
     }
-    freeing.free(&mut folder.history)?;
-    let mut stats = freeing.stats;
-    stats.problems += stats.commit.problems;
-    Ok(stats)
+    Ok(())
 }
 
 fn tell_small(folder: &Folder, options: &StashOptions, path: &RelPath, len: u64, min: u64) -> Result<()> {
@@ -211,7 +272,13 @@ fn copies_text(n: usize) -> String {
 }
 
 /// What a dry run would say.
-fn preview(folder: &Folder, paths: &[RelPath], min_size: u64, options: &StashOptions) -> Result<StashStats> {
+fn preview(
+    folder: &Folder,
+    paths: &[RelPath],
+    pinned: &Pinned,
+    options: &StashOptions,
+) -> Result<StashStats> {
+    let min_size = folder.config.min_size()?;
     let mut stats = StashStats::default();
     super::survey::survey(folder, paths, &mut |item| {
         let is_stub = item.row.as_ref().is_some_and(|r| r.residency == Residency::Stub);
@@ -222,6 +289,8 @@ fn preview(folder: &Folder, paths: &[RelPath], min_size: u64, options: &StashOpt
                 if stat.kind == crate::local::stat::FileType::File {
                     if is_stub && change == Change::Same {
                         stats.already += 1;
+                    } else if pinned.holds(&item.path, stat.size) {
+                        stats.pinned += 1;
                     } else if stat.size < min_size {
                         stats.small += 1;
                         tell_small(folder, options, &item.path, stat.size, min_size)?;

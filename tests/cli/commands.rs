@@ -101,11 +101,11 @@ fn a_folder_begins_for_programs() {
     {"folder":"<id>","path":"/r/one/folder","type":"init"}
     $ ddr remote list --json
     $ ddr ls --json
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"empty","residency":"dir","size":null,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"link","residency":"link","size":null,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"note.txt","residency":"new","size":9,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"photos","residency":"dir","size":null,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","residency":"new","size":85000,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"empty","pinned":false,"residency":"dir","size":null,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"link","pinned":false,"residency":"link","size":null,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"note.txt","pinned":false,"residency":"new","size":9,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"photos","pinned":false,"residency":"dir","size":null,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","pinned":false,"residency":"new","size":85000,"type":"file"}
     $ ddr commit --json -n
     {"change":"A","path":"empty","type":"change"}
     {"change":"A","path":"link","type":"change"}
@@ -278,8 +278,7 @@ fn contents_of_a_removed_remote_come_home_with_the_next_commit() {
 fn stash_and_checkout() {
     let shell = Shell::with_store();
     let said = shell.transcript(
-        "ddr stash
-         ddr stash -n .
+        "ddr stash -n .
          ddr stash note.txt
          ddr stash report.txt
          ddr ls
@@ -300,9 +299,6 @@ fn stash_and_checkout() {
          head -n 2 report.txt",
     );
     insta::assert_snapshot!(said, @r"
-    $ ddr stash
-    ! ddr: name what to stash, such as: ddr stash . (choosing by age comes with policies)
-    [exit 2]
     $ ddr stash -n .
     would stash 2 files (376.0 KiB), freeing <n>; 1 placed but small, kept here
     $ ddr stash note.txt
@@ -385,20 +381,20 @@ fn stash_and_checkout_for_programs() {
     );
     insta::assert_snapshot!(said, @r#"
     $ ddr stash --json -n .
-    {"already":0,"deleted":0,"dry_run":true,"freed_bytes":<n>,"problems":0,"recorded":6,"small":1,"stashed":2,"stashed_bytes":385000,"type":"stash"}
+    {"already":0,"deleted":0,"dry_run":true,"freed_bytes":<n>,"pinned":0,"problems":0,"recorded":6,"small":1,"stashed":2,"stashed_bytes":385000,"type":"stash"}
     $ ddr stash --json note.txt
     {"error":"unsupported: placed, but stays: 9 B is below stash.min_size (16.0 KiB), a stub would hardly free anything","path":"note.txt","type":"problem"}
-    {"already":0,"deleted":0,"dry_run":false,"freed_bytes":<n>,"problems":1,"recorded":1,"small":1,"stashed":0,"stashed_bytes":0,"type":"stash"}
+    {"already":0,"deleted":0,"dry_run":false,"freed_bytes":<n>,"pinned":0,"problems":1,"recorded":1,"small":1,"stashed":0,"stashed_bytes":0,"type":"stash"}
     ! ddr: 1 file had problems
     [exit 3]
     $ ddr stash --json .
-    {"already":0,"deleted":0,"dry_run":false,"freed_bytes":<n>,"problems":0,"recorded":5,"small":1,"stashed":2,"stashed_bytes":385000,"type":"stash"}
+    {"already":0,"deleted":0,"dry_run":false,"freed_bytes":<n>,"pinned":0,"problems":0,"recorded":5,"small":1,"stashed":2,"stashed_bytes":385000,"type":"stash"}
     $ ddr ls --json
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"empty","residency":"dir","size":null,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"link","residency":"link","size":null,"type":"file"}
-    {"content":"eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"note.txt","residency":"full","size":9,"type":"file"}
-    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"photos","residency":"dir","size":null,"type":"file"}
-    {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","residency":"stub","size":85000,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"empty","pinned":false,"residency":"dir","size":null,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"link","pinned":false,"residency":"link","size":null,"type":"file"}
+    {"content":"eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"note.txt","pinned":false,"residency":"full","size":9,"type":"file"}
+    {"content":null,"copies":null,"local_bytes":<n>,"mtime":1704164645,"path":"photos","pinned":false,"residency":"dir","size":null,"type":"file"}
+    {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","pinned":false,"residency":"stub","size":85000,"type":"file"}
     $ ddr status --json
     {"changed":0,"files":3,"folder":"<id>","local_bytes":<n>,"logical_bytes":385009,"name":"folder","stubs":2,"type":"status"}
     {"free_bytes":<n>,"name":"disk2","online":true,"type":"store"}
@@ -1049,6 +1045,10 @@ fn help() {
       remote       Add, list, change or remove stores
       stash        Place files on the stores and replace them by stubs
       checkout     Bring the content of stubs back
+      pin          Keep files always on this device
+      unpin        Let pinned files go again
+      policy       Show or check policies, and what they would do
+      why          Explain one file: last use, rule, copies, verdict
       commit       Record what changed and place it on a store
       status       Show what changed, and how much is local
       ls           List files with residency and copies
@@ -1085,7 +1085,7 @@ fn help() {
     Usage: ddr stash [OPTIONS] [PATHS]...
 
     Arguments:
-      [PATHS]...  Files and directories
+      [PATHS]...  Files and directories (default: what the policy picks; see `ddr policy plan`)
 
     Options:
       -C, --directory <DIR>  Run as if started in this directory

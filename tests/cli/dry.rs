@@ -85,7 +85,7 @@ fn a_dry_run_changes_nothing() {
     ! ddr: 1 file had problems
     [exit 3]
     $ ddr stash --dry-run --json .
-    {"already":2,"deleted":1,"dry_run":true,"freed_bytes":<n>,"problems":0,"recorded":2,"small":1,"stashed":1,"stashed_bytes":40000,"type":"stash"}
+    {"already":2,"deleted":1,"dry_run":true,"freed_bytes":<n>,"pinned":0,"problems":0,"recorded":2,"small":1,"stashed":1,"stashed_bytes":40000,"type":"stash"}
     $ ddr commit -n
     D link
     A new.bin
