@@ -172,8 +172,10 @@ fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], wor
                     let mut opener = Opener::new(keys)?;
                     for (id, got) in rx.iter() {
                         let opened = match got.and_then(|sealed| opener.open(&sealed)) {
-                            // A record damaged in one store may be whole in another.
-                            Err(_) if remotes.online.len() > 1 => remotes.read(id, &mut opener),
+                            // A record damaged in one place may be whole in another, or another store.
+                            Err(e) if e.is_corruption() || remotes.online.len() > 1 => {
+                                remotes.read(id, &mut opener)
+                            }
                             opened => opened,
                         };
                         work.deliver(id, &opened);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::config::{self, Config};
 use super::folder::Folder;
 use super::instance::{FORMAT, FolderFile, KeysFile, random};
-use super::remotes::{OWN, Remotes, device_at, open_bucket};
+use super::remotes::{OWN, Remotes, domain_at, is_beside, open_bucket};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, StoreId};
 use crate::disk;
@@ -189,7 +189,7 @@ fn check_place(folder: &Folder, path: &Path, add: &AddRemote) -> Result<()> {
         return Err(Error::Refused(format!("the folder lies inside {}", path.display())));
     }
     let accepted = add.same_disk || add.reading || add.domain.is_some();
-    if device_at(path)? == tree.device() && !accepted {
+    if !accepted && is_beside(folder, domain_at(path)?)? {
         return Err(Error::Refused(format!(
             "{} is on the same disk as the folder: it would be lost together with it; choose another disk, or add --same-disk",
             path.display()

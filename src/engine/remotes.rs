@@ -4,6 +4,7 @@
 //! folder or a newer format is refused; and that the folder's own disk counts as a failure domain
 //! only where the user said so.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use super::config::{self, RemoteConfig};
 use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::id::RecordId;
+use crate::base::units::Time;
 use crate::format::seal::{Opener, Sealed};
 use crate::model::entry::{Body, Kind};
 use crate::model::manifest::Manifest;
 use crate::store::dir::DirBucket;
+use crate::store::domain;
 use crate::store::packs::Packs;
 use crate::store::{Bucket, Store};
 
@@ -138,10 +141,12 @@ impl Remotes {
     pub fn read(&self, id: RecordId, opener: &mut Opener) -> Result<Arc<Vec<u8>>> {
         let mut result = Err(Error::Missing(format!("record {}", id.short())));
         for remote in &self.online {
-            remote.packs.get(&[id], &mut |_, got| {
-                result = got.and_then(|sealed| opener.open(&sealed));
-                Ok(())
-            })?;
+            result = read_one(&remote.packs, id, opener)?;
+            // What is damaged in one pack may be whole in another: that is found out, and goes first then.
+            let damaged = result.as_ref().is_err_and(|e: &Error| e.is_corruption());
+            if damaged && remote.packs.verify_stale(&[id], Time::now().secs, -1)?.is_empty() {
+                result = read_one(&remote.packs, id, opener)?;
+            }
             if result.is_ok() {
                 break;
             }
@@ -162,6 +167,16 @@ impl Remotes {
         }
         Ok(ids)
     }
+}
+
+/// One verified record of one store, or why not.
+fn read_one(packs: &Packs, id: RecordId, opener: &mut Opener) -> Result<Result<Arc<Vec<u8>>>> {
+    let mut result = Err(Error::Missing(format!("record {}", id.short())));
+    packs.get(&[id], &mut |_, got| {
+        result = got.and_then(|sealed| opener.open(&sealed));
+        Ok(())
+    })?;
+    Ok(result)
 }
 
 /// One store under two names would count as two copies.
@@ -191,7 +206,7 @@ pub fn open_own(folder: &Folder) -> Result<Remote> {
     let packs = Packs::open(OWN, folder.own.clone(), folder.id, &folder.keys, &index)?;
     Ok(Remote {
         name: OWN.into(),
-        domain: domain_of(folder.own.device()),
+        domain: domain_of(folder.own.domain()),
         counts: false,
         packs: Arc::new(packs),
     })
@@ -200,8 +215,8 @@ pub fn open_own(folder: &Folder) -> Result<Remote> {
 fn open_remote(folder: &Folder, name: &str, remote: &RemoteConfig) -> Result<Remote> {
     let path = config::url_path(&remote.url)?;
     let place = open_bucket(name, &path)?;
-    let apart = folder.tree.as_ref().is_none_or(|t| place.device != Some(t.device()));
-    let counts = apart || remote.same_disk || remote.domain.is_some();
+    let beside = place.device.map_or(Ok(false), |d| is_beside(folder, d))?;
+    let counts = !beside || remote.same_disk || remote.domain.is_some();
     let index = folder.context.cache_dir.join("index");
     let packs = Packs::open(name, place.bucket, folder.id, &folder.keys, &index);
     let packs = packs.map_err(|e| match e {
@@ -218,7 +233,7 @@ pub struct Place {
     pub bucket: Arc<dyn Bucket>,
     /// Its failure domain, unless the user names another: the device of a directory, the host of a peer.
     pub domain: String,
-    /// The device it lies on, if that is one of this machine.
+    /// The number of that, if it is one of this machine.
     pub device: Option<u64>,
 }
 
@@ -237,21 +252,29 @@ pub fn open_bucket(name: &str, path: &Path) -> Result<Place> {
         return Err(offline(format!("{} {what}", path.display())));
     }
     let bucket = DirBucket::open(&place)?;
-    let device = bucket.device();
+    let device = bucket.domain();
     Ok(Place { bucket: Arc::new(bucket), domain: domain_of(device), device: Some(device) })
 }
 
-/// Name of a device as a failure domain.
-pub fn domain_of(device: u64) -> String {
-    format!("dev-{device:x}")
+/// Name of a failure domain that nobody named.
+pub fn domain_of(place: u64) -> String {
+    format!("dev-{place:x}")
 }
 
-/// Device of the nearest existing directory at or above `path`.
-pub fn device_at(path: &Path) -> Result<u64> {
+/// Whether the folder's own files lie in this failure domain.
+pub fn is_beside(folder: &Folder, place: u64) -> Result<bool> {
+    let Some(tree) = &folder.tree else { return Ok(false) };
+    let own = domain::of(tree.as_ref()).map_err(|e| Error::io("examining", tree.path(), e))?;
+    Ok(own == place)
+}
+
+/// Failure domain of the nearest existing directory at or above `path`.
+pub fn domain_at(path: &Path) -> Result<u64> {
     let mut at: PathBuf = path.to_path_buf();
     loop {
         match std::fs::metadata(&at) {
-            Ok(meta) => return Ok(meta.dev()),
+            // A directory that may not be opened still has a device.
+            Ok(meta) => return Ok(File::open(&at).and_then(domain::of).unwrap_or(meta.dev())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && at.pop() => {}
             Err(e) => return Err(Error::io("reading", path, e)),
         }

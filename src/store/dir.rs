@@ -17,7 +17,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Bucket, names};
+use super::{Bucket, domain, names};
 use crate::base::error::{Error, Result};
 use crate::disk::{self, Op};
 
@@ -33,6 +33,7 @@ pub struct DirBucket {
     path: PathBuf,
     root: OwnedFd,
     identity: (u64, u64),
+    domain: u64,
     /// Directories whose own names this handle knows to be durable.
     durable: Mutex<BTreeSet<String>>,
 }
@@ -68,9 +69,10 @@ impl DirBucket {
             Err(e) => return Err(fail("opening", path, e)),
         };
         let stat = rustix::fs::fstat(&root).map_err(|e| fail("examining", path, e))?;
+        let domain = domain::of(&root).map_err(|e| Error::io("examining", path, e))?;
         // Absolute, so that a change of the working directory is not taken for an unmounted disk.
         let path = std::path::absolute(path).map_err(|e| Error::io("resolving", path, e))?;
-        Ok(Self { path, root, identity: (stat.st_dev, stat.st_ino), durable: Mutex::default() })
+        Ok(Self { path, root, identity: (stat.st_dev, stat.st_ino), domain, durable: Mutex::default() })
     }
 
     /// Where it is.
@@ -78,9 +80,9 @@ impl DirBucket {
         &self.path
     }
 
-    /// The device it lies on: its failure domain.
-    pub fn device(&self) -> u64 {
-        self.identity.0
+    /// What fails together with it.
+    pub fn domain(&self) -> u64 {
+        self.domain
     }
 
     /// Removes temporary files that a crash left behind more than a day ago; returns their number.

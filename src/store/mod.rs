@@ -13,6 +13,7 @@ use crate::model::entry::Kind;
 pub mod bundle;
 pub mod chain;
 pub mod dir;
+pub mod domain;
 pub mod faulty;
 mod group;
 pub mod holds;

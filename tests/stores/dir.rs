@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ddr::store::dir::DirBucket;
+use ddr::store::domain;
 use ddr::store::packs::Packs;
 use ddr::store::{Bucket, Store};
 
@@ -26,7 +27,7 @@ fn a_missing_or_bare_directory_is_offline() {
     assert!(is_offline(&DirBucket::open(&dirs.path().join("file"))));
     DirBucket::create(&dirs.path().join("a/b")).unwrap();
     let bucket = DirBucket::open(&dirs.path().join("a/b")).unwrap();
-    assert_eq!(bucket.device(), fs::metadata(dirs.path()).unwrap().dev());
+    assert_eq!(bucket.domain(), domain::of(fs::File::open(dirs.path()).unwrap()).unwrap());
     assert_eq!(bucket.path(), dirs.path().join("a/b"));
 }
 
@@ -161,6 +162,32 @@ fn a_read_only_store_can_be_read() {
         check_read_only(&store, &dirs.path().join("other"));
         Ok(())
     });
+}
+
+#[test]
+fn subvolumes_of_one_btrfs_are_one_failure_domain() {
+    if let Some(why) = crate::support::mount::obstacle(&["btrfs"]) {
+        return eprintln!("skipped: {why}");
+    }
+    let dirs = tempfile::tempdir().unwrap();
+    let (image, point) = (dirs.path().join("image"), dirs.path().join("disk"));
+    fs::create_dir(&point).unwrap();
+    crate::support::mount::make("btrfs", &image, 512 << 20).unwrap();
+    let mounted = crate::support::mount::Mounted::new(&image, &point, "btrfs", None).unwrap();
+    for name in ["one", "two"] {
+        let path = point.join(name).into_os_string();
+        crate::support::mount::run("btrfs", &["subvolume".into(), "create".into(), path]).unwrap();
+    }
+    let at = |name: &str| {
+        let dir = fs::File::open(point.join(name)).unwrap();
+        (dir.metadata().unwrap().dev(), domain::of(dir).unwrap())
+    };
+    let (one, two, top) = (at("one"), at("two"), at("."));
+    assert_ne!(one.0, two.0, "the kernel numbers them apart");
+    assert!(one.1 == two.1 && two.1 == top.1, "{one:x?} {two:x?} {top:x?}");
+    let elsewhere = domain::of(fs::File::open(dirs.path()).unwrap()).unwrap();
+    assert_ne!(one.1, elsewhere);
+    drop(mounted);
 }
 
 #[test]
