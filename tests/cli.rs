@@ -4,6 +4,7 @@ mod bare;
 mod clone;
 mod commands;
 mod dry;
+mod invariants;
 mod names;
 mod pins;
 mod places;

@@ -228,6 +228,83 @@ fn fail_every_write() -> Result<usize, String> {
     Ok(mended)
 }
 
+/// A file that a commit cut short had recorded already, or not, and that is deleted before the next
+/// command, does not come back.
+#[test]
+fn i6_a_file_deleted_after_a_commit_cut_short_stays_deleted() {
+    if !cfg!(debug_assertions) {
+        return say("deleted files skipped: a release build has no faults");
+    }
+    delete_after_every_operation().unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn delete_after_every_operation() -> Result<(), String> {
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    let told = |e: std::io::Error| e.to_string();
+    for k in 1.. {
+        let path = sandbox.folder().join(format!("file-{k}"));
+        std::fs::write(&path, format!("content {k}")).map_err(told)?;
+        let faulty = sandbox.start(COMMIT, Some(&format!("last:{k}"))).wait();
+        std::fs::remove_file(&path).map_err(told)?;
+        sandbox.ok(COMMIT)?;
+        if faulty.code == Some(0) {
+            break;
+        }
+    }
+    let other = sandbox.clone_and_fill("two")?;
+    let names = read(&other.folder()).map_err(|e| e.to_string())?.len();
+    if names == 0 { Ok(()) } else { Err(format!("{names} deleted files came back in a clone")) }
+}
+
+/// A file that is renamed between the end of the process in the middle of its conversion and the next
+/// command is found by its inode.
+#[test]
+fn i6_a_file_renamed_before_it_could_be_mended_is_found() {
+    if !cfg!(debug_assertions) {
+        return say("renamed files skipped: a release build has no faults");
+    }
+    let mended = rename_after_every_write().unwrap_or_else(|why| panic!("{why}"));
+    assert!(mended > 0, "nothing was ever half-way");
+}
+
+/// How often the next command mended something.
+fn rename_after_every_write() -> Result<usize, String> {
+    const CHECKOUT: Words = &["checkout", "."];
+    let sandbox = Sandbox::new();
+    sandbox.set_up()?;
+    let bytes = crate::support::content::noise(seed(), 100_000);
+    let names = ["dir/other", "file"].map(|name| sandbox.folder().join(name));
+    let told = |e: std::io::Error| e.to_string();
+    std::fs::create_dir(sandbox.folder().join("dir")).map_err(told)?;
+    std::fs::write(&names[0], &bytes).map_err(told)?;
+    sandbox.ok(COMMIT)?;
+    let (mut mended, mut turn) = (0, 0);
+    for (words, back) in [(STASH, CHECKOUT), (CHECKOUT, STASH)] {
+        for k in 1.. {
+            let faulty = sandbox.start(words, Some(&format!("write-last:{k}"))).wait();
+            let (from, to) = (&names[turn % 2], &names[(turn + 1) % 2]);
+            turn += 1;
+            std::fs::rename(from, to).map_err(told)?;
+            let at = |why: String| format!("{words:?}, write {k}: {why}");
+            mended += sandbox.ok(&["status"]).map_err(at)?.mended().len();
+            sandbox.ok(COMMIT).map_err(at)?;
+            sandbox.ok(CHECKOUT).map_err(at)?;
+            if std::fs::read(to).map_err(told)? != bytes {
+                return Err(at("other bytes under the new name".into()));
+            }
+            if faulty.code == Some(0) {
+                break;
+            }
+            if words == CHECKOUT {
+                sandbox.ok(back).map_err(at)?;
+            }
+        }
+        sandbox.ok(back)?;
+    }
+    Ok(mended)
+}
+
 #[test]
 fn faults_are_spread_over_all_operations() {
     assert_eq!(spread(100, 3), [1, 50, 100]);

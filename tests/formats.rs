@@ -328,8 +328,8 @@ fn inode_marks_are_frozen() {
 fn intents_are_frozen() {
     let small = StubHead { body: body(Kind::Chunk), size: 4097, ..stub_head() };
     let items = [
-        Item { path: path("a/film.mkv"), head: stub_head(), mode: 0o640 },
-        Item { path: path("b"), head: small, mode: 0o444 },
+        Item { path: path("a/film.mkv"), head: stub_head(), mode: 0o640, ino: None },
+        Item { path: path("b"), head: small, mode: 0o444, ino: None },
     ];
     let temp = tempfile::tempdir().unwrap();
     Intent::begin(temp.path(), Task::Fill, &items).unwrap();
@@ -341,6 +341,13 @@ fn intents_are_frozen() {
         Ok((task, items))
     };
     both("intent.bin", &golden, &(Task::Fill, items.to_vec()), &now, decode);
+    // Since 0.2: items that name the inode as well.
+    let items = items.map(|item| Item { ino: Some(0x1234_5678_9abc), ..item });
+    std::fs::remove_file(temp.path().join("001")).unwrap();
+    Intent::begin(temp.path(), Task::Stash, &items).unwrap();
+    let now = std::fs::read(temp.path().join("001")).unwrap();
+    let golden = self::golden("intent-inode.bin", &now);
+    both("intent-inode.bin", &golden, &(Task::Stash, items.to_vec()), &now, decode);
 }
 
 #[test]

@@ -17,12 +17,12 @@ type Case = (&'static str, fn(&Place));
 
 /// Every case that a file system can make a difference to.
 const CASES: [Case; 15] = [
-    ("converting keeps everything but blocks", stubs::converting_keeps_everything_but_blocks),
+    ("converting keeps everything but blocks", stubs::i3_converting_keeps_everything_but_blocks),
     ("filling brings every byte back", stubs::filling_brings_every_byte_back),
     ("sparse files", stubs::holes_stay_holes),
     ("abandoned and dropped fillings", stubs::abandoned_fillings_are_stubs_again),
     ("openers wait", stubs::openers_wait_for_the_whole_content),
-    ("writers lose nothing", stubs::writers_never_lose_a_byte),
+    ("writers lose nothing", stubs::i2_writers_never_lose_a_byte),
     ("new files", stubs::new_files_appear_whole_and_replace_nothing),
     ("refusals", refused::every_refusal_says_why_and_changes_nothing),
     ("changed files", refused::changed_files_are_not_converted),

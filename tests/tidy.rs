@@ -220,6 +220,21 @@ fn made_up(text: &str) -> Source {
     Source { path: "store/made_up.rs".into(), text: text.into() }
 }
 
+/// Numbers of the contract's invariants that no test function is named after. I10 begins with peers.
+fn untested(files: &[Source]) -> Vec<String> {
+    let tested = |n: u32| files.iter().any(|f| f.text.contains(&format!("fn i{n}_")));
+    let wanted = (1..=11).filter(|n| *n != 10 && !tested(*n));
+    wanted.map(|n| format!("tests: no test is named after I{n}")).collect()
+}
+
+#[test]
+fn every_invariant_has_a_test_named_after_it() {
+    let tests: Vec<Source> = all_rust().into_iter().filter(|f| f.path.starts_with("tests/")).collect();
+    assert_none(untested(&tests));
+    let made_up = Source { path: "tests/x.rs".into(), text: "fn i3_x() {}".into() };
+    assert_eq!(untested(&[made_up]).len(), 9);
+}
+
 #[test]
 fn a_missing_header_is_caught() {
     assert!(header(&made_up("//! A thing.\nfn a() {}\n")).is_none());

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::engine::config;
-use crate::engine::folder::locate;
+use crate::engine::folder::{locate, lock};
 
 /// What to do with the settings.
 #[derive(clap::Subcommand, Debug)]
@@ -61,20 +61,22 @@ pub fn run(session: &Session, command: &ConfigCommand) -> Result<()> {
 }
 
 fn edit(session: &Session, key: &str, value: Option<&str>) -> Result<()> {
-    let folder = session.write()?;
-    config::edit(&folder.dir.join("config.toml"), key, value)
+    // Without opening the folder: the file may be what keeps it from opening.
+    let dir = locate(&session.cwd)?;
+    let _lock = lock(&dir, &session.context())?;
+    config::edit(&dir.join("config.toml"), key, value)
 }
 
 /// The file's settings, flattened to dotted keys.
 fn values(session: &Session) -> Result<Vec<(String, toml::Value)>> {
-    let folder = session.read()?;
-    let path = folder.dir.join("config.toml");
+    let path = locate(&session.cwd)?.join("config.toml");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(Error::io("reading", path, e)),
     };
-    let table: toml::Table = toml::from_str(&text).map_err(|e| Error::Invalid(e.to_string()))?;
+    let table: toml::Table = toml::from_str(&text)
+        .map_err(|e| Error::Invalid(format!("{}: {}", path.display(), e.to_string().trim_end())))?;
     let mut out = Vec::new();
     flatten("", &toml::Value::Table(table), &mut out);
     Ok(out)

@@ -11,7 +11,7 @@ use crate::base::path::RelPath;
 use crate::base::units::{count, size};
 use crate::engine::folder::Folder;
 use crate::engine::remotes::Remotes;
-use crate::engine::survey::{Item, survey};
+use crate::engine::survey::{Change, Item, survey};
 use crate::local::stat::FileType;
 use crate::model::residency::Residency;
 
@@ -30,11 +30,13 @@ struct Sums {
     logical: u64,
     local: u64,
     changed: u64,
+    unseen: u64,
 }
 
 impl Sums {
     fn add(&mut self, item: &Item) {
         self.changed += u64::from(item.change.is_visible());
+        self.unseen += u64::from(item.change == Change::Unseen);
         let Some(stat) = item.stat.as_ref().filter(|s| s.kind == FileType::File) else { return };
         self.files += 1;
         self.logical += stat.size;
@@ -61,12 +63,15 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
         }
         tell_change(session, &item)
     })?;
-    if sums.changed == 0 {
-        session.out.line(styled(DIM, "nothing changed since the last commit"))?;
+    match (sums.changed, sums.unseen) {
+        (0, 0) => session.out.line(styled(DIM, "nothing changed since the last commit"))?,
+        (0, _) => session.out.line(styled(DIM, "nothing changed, as far as sizes and times tell"))?,
+        _ => {}
     }
     session.out.json(&json!({
         "type": "status", "folder": folder.id.to_string(), "name": folder.name, "files": sums.files, "stubs": sums.stubs,
         "logical_bytes": sums.logical, "local_bytes": sums.local, "changed": sums.changed,
+        "unseen": sums.unseen,
     }))?;
     session.out.line(format!(
         "{}: {}, {}; {} of {} local",
@@ -76,6 +81,13 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
         size(sums.local),
         size(sums.logical)
     ))?;
+    if sums.unseen > 0 {
+        let text = format!(
+            "{} not compared since history.db was lost; `ddr commit` does that",
+            count(sums.unseen, "path")
+        );
+        session.out.line(styled(WARN, text))?;
+    }
     trouble(session, &folder)?;
     pins(session, &folder)?;
     stores(session, &folder)

@@ -12,6 +12,7 @@ use crate::base::units::size;
 use crate::engine::commit::row_version;
 use crate::engine::folder::Folder;
 use crate::engine::remotes::{OWN, Remote, Remotes};
+use crate::engine::survey::row_of;
 use crate::format::seal::Opener;
 use crate::history::LocalRow;
 use crate::model::entry::Version;
@@ -33,7 +34,7 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
     let remotes = Remotes::open_all(&folder)?;
     let mut opener = Opener::new(&folder.keys)?;
     for path in session.paths(&folder, &args.paths)? {
-        let row = folder.history.local(&path)?;
+        let row = row_of(&folder, &path)?;
         let local = match &row {
             Some(row) if row.residency == Residency::Stub => "stub",
             Some(_) => "full",

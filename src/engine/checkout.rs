@@ -256,7 +256,12 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     }
     let items: Vec<Item> = slots
         .iter()
-        .map(|s| Item { path: s.path.clone(), head: s.head.clone(), mode: s.stat.mode })
+        .map(|s| Item {
+            path: s.path.clone(),
+            head: s.head.clone(),
+            mode: s.stat.mode,
+            ino: Some(s.stat.ino),
+        })
         .collect();
     let intents = Intent::begin_all(&folder.intents(), Task::Fill, &items, BATCH)?;
     let list: Vec<Wanted> =

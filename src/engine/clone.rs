@@ -7,11 +7,12 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::commit::{self, local_row};
+use super::commit;
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
 use super::init::{AddRemote, NewPeer, add_remote, make_peer};
 use super::remotes::{Remotes, open_bucket};
+use super::survey::local_row;
 use super::{config, hold};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -208,7 +209,7 @@ fn item(folder: &Folder, job: &Job) -> Option<Item> {
     let v = &job.head.version;
     let head =
         StubHead { folder: folder.id, content: v.content?, body: v.body?, size: v.size, mtime: v.mtime };
-    Some(Item { path: job.path.clone(), head, mode: v.mode })
+    Some(Item { path: job.path.clone(), head, mode: v.mode, ino: None })
 }
 
 fn make_plain(folder: &Folder, path: &RelPath, version: &Version) -> Result<Stat> {

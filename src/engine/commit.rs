@@ -7,12 +7,12 @@
 
 use std::collections::HashMap;
 
-use super::folder::Folder;
+use super::folder::{Folder, UNSEEN};
 use super::instance::Instance;
 use super::place::{Found, Placed, Placer};
 use super::remotes::{OWN, Remote, Remotes};
 use super::spool::Spool;
-use super::survey::{Change, survey};
+use super::survey::{Change, local_row, survey};
 use crate::base::error::{Error, Result};
 use crate::base::id::{ContentId, FolderId, OriginId};
 use crate::base::path::RelPath;
@@ -375,32 +375,6 @@ pub fn row_version(row: &LocalRow) -> Version {
     }
 }
 
-/// The row of a path that has this version and this stat.
-pub fn local_row(
-    path: RelPath,
-    dot: Dot,
-    version: &Version,
-    stat: &Stat,
-    residency: Residency,
-    proven: bool,
-) -> LocalRow {
-    LocalRow {
-        path,
-        dot,
-        kind: version.kind,
-        size: version.size,
-        mtime: stat.mtime,
-        mode: stat.mode,
-        ctime: stat.ctime,
-        ino: stat.ino,
-        content: version.content,
-        body: version.body,
-        target: version.target.clone(),
-        residency,
-        proven,
-    }
-}
-
 /// What a commit is about to do, from one pass over the tree.
 pub struct Plan {
     /// Changed paths, in path order.
@@ -500,7 +474,7 @@ pub fn run(
     settled: &mut dyn FnMut(&mut History, Vec<Settled>) -> Result<()>,
 ) -> Result<CommitStats> {
     let Plan { changed, bytes, deleted, gone, whole } = plan;
-    let Folder { tree, keys, id, history, own, identity, instance, context, .. } = folder;
+    let Folder { tree, keys, id, history, own, identity, instance, context, unseen, .. } = folder;
     let missing = || Error::Unsupported("this needs a working tree opened for writing".into());
     let (tree, instance) = (tree.as_ref().ok_or_else(missing)?, instance.as_mut().ok_or_else(missing)?);
     context.progress.stage("placing", bytes, true);
@@ -535,6 +509,10 @@ pub fn run(
     committer.instance.settle(last)?;
     deleted?;
     let mut stats = committer.stats.clone();
+    if whole && stats.problems == 0 && *unseen {
+        *unseen = false;
+        history.clear_meta(UNSEEN)?;
+    }
     stats.unsaved = targets.is_empty() && stats.recorded > 0;
     match stats.unsaved {
         true => history.set_meta("unsaved", "1")?,

@@ -207,6 +207,9 @@ pub fn url_path(url: &str) -> Result<PathBuf> {
 }
 
 /// Edits one key of the file, keeping everything else as it stands; `None` removes it.
+///
+/// A file that was right stays right. One with several mistakes can be mended key by key: each edit is
+/// written, and the error names what is still wrong.
 pub fn edit(path: &Path, key: &str, value: Option<&str>) -> Result<()> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -215,6 +218,7 @@ pub fn edit(path: &Path, key: &str, value: Option<&str>) -> Result<()> {
     };
     let mut doc: toml_edit::DocumentMut =
         text.parse().map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+    let was_right = Config::parse(&text).is_ok();
     let parts: Vec<&str> = key.split('.').collect();
     let (last, tables) = parts.split_last().ok_or_else(|| Error::Invalid("empty key".into()))?;
     let mut table = doc.as_table_mut();
@@ -231,15 +235,38 @@ pub fn edit(path: &Path, key: &str, value: Option<&str>) -> Result<()> {
         None if table.remove(last).is_none() => return Err(Error::Missing(format!("config key {key}"))),
         None => {}
     }
-    let mut text = doc.to_string();
-    if let (Err(error), Some(value)) = (Config::parse(&text), value) {
+    let mut after = Config::parse(&doc.to_string());
+    if let (Err(_), Some(value), false) = (&after, value, is_right_alone(&doc, &parts)) {
         // `4097` is a number, and where a size is wanted it is one written as text.
         set_text(&mut doc, &parts, value);
-        text = doc.to_string();
-        Config::parse(&text).map_err(|_| error)?;
+        let as_text = Config::parse(&doc.to_string());
+        if as_text.is_ok() || is_right_alone(&doc, &parts) {
+            after = as_text;
+        } else {
+            return after.map(drop);
+        }
     }
-    Config::parse(&text)?;
-    disk::replace_file(path, text.as_bytes(), 0o600)
+    if was_right {
+        after?;
+        return disk::replace_file(path, doc.to_string().as_bytes(), 0o600);
+    }
+    disk::replace_file(path, doc.to_string().as_bytes(), 0o600)?;
+    after.map(drop).map_err(|e| {
+        Error::Invalid(format!("{key} is changed, but there is more to mend in {}: {e}", path.display()))
+    })
+}
+
+/// Whether a key's value is right whatever else is in the file.
+fn is_right_alone(doc: &toml_edit::DocumentMut, key: &[&str]) -> bool {
+    // A remote is more than one key: without its URL none of them can be judged.
+    if let ["remote", _, "url" | "same_disk" | "domain"] = key {
+        return true;
+    }
+    let item = key.iter().try_fold(doc.as_item(), |item, part| item.get(part));
+    let Some(value) = item.and_then(toml_edit::Item::as_value) else { return false };
+    let mut alone = value.clone();
+    alone.decor_mut().clear();
+    Config::parse(&format!("{} = {alone}\n", key.join("."))).is_ok()
 }
 
 fn set_text(doc: &mut toml_edit::DocumentMut, key: &[&str], value: &str) {

@@ -51,6 +51,9 @@ pub enum Access {
     Write,
 }
 
+/// Name of the fact that stands for [`Folder::unseen`].
+pub const UNSEEN: &str = "unseen";
+
 /// One opened peer.
 pub struct Folder {
     /// `.ddr`, or the bare peer's directory.
@@ -77,6 +80,9 @@ pub struct Folder {
     pub identity: Identity,
     /// Guards entry numbers; set when opened for writing.
     pub instance: Option<Instance>,
+    /// What the tree held was forgotten with history.db: until a commit has looked at everything, a path
+    /// without a row may well be recorded.
+    pub unseen: bool,
     /// Files that a crash left half done and that wait for a store: never committed meanwhile.
     pub waiting: HashSet<RelPath>,
     _lock: Option<File>,
@@ -126,6 +132,7 @@ impl Folder {
             name: file.name,
             context,
             instance: None,
+            unseen: false,
             waiting: HashSet::new(),
             _lock: lock,
         };
@@ -135,13 +142,23 @@ impl Folder {
 
     /// Applies what the own log has and the index lacks; claims the instance when writing.
     fn bring_up_to_date(&mut self, access: Access) -> Result<()> {
+        let origin = self.origin();
+        let before = self.history.tail(&origin)?.number;
         let caught = self.history.catch_up(self.own.as_ref(), self.id)?;
+        let behind = !self.history.was_reset() && self.history.tail(&origin)?.number > before;
+        if behind && self.tree.is_some() {
+            self.history.adopt(&origin, before)?;
+        }
         // A store that others wrote to has logs before it has ever had an index.
         let had_one = self.identity.epoch != 0;
         if self.history.was_reset() && caught.entries > 0 {
             // Which versions wait for a store was known only to the lost index: the next commit asks.
             self.history.set_meta("unsaved", "perhaps")?;
+            if self.tree.is_some() && had_one {
+                self.history.set_meta(UNSEEN, "1")?;
+            }
         }
+        self.unseen = self.history.meta(UNSEEN)?.is_some();
         if self.history.was_reset() && caught.entries > 0 && had_one {
             self.context.progress.note("history.db was damaged or missing: rebuilt from the log");
         }
@@ -271,8 +288,8 @@ fn open_root(path: &Path, across: bool) -> Result<Root> {
     if across { Root::open_across(path) } else { Root::open(path) }
 }
 
-/// Takes the folder's lock, waiting as long as the context allows.
-fn lock(dir: &Path, context: &Context) -> Result<File> {
+/// Takes the folder's lock, waiting as long as the context allows; dropping the file gives it back.
+pub fn lock(dir: &Path, context: &Context) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join("lock");
     let file = std::fs::OpenOptions::new()

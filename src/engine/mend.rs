@@ -1,10 +1,12 @@
 //! Mending: what a crash left half done is finished or undone by the next command.
 //!
 //! Promises (I5, I6) that only what a durable intent names and its content explains is touched;
-//! anything else is the user's and is reported. A file that cannot be judged yet, because no store
-//! is reachable, stays as it is and is kept out of every commit until it can.
+//! anything else is the user's and is reported. A file renamed meanwhile is found by its inode. A file
+//! that cannot be judged yet, because no store is reachable, stays as it is and is kept out of every
+//! commit until it can.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use super::content::Content;
 use super::folder::Folder;
@@ -15,8 +17,12 @@ use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
 use crate::local::inode::Target;
+use crate::local::inspect::marked;
 use crate::local::intent::{self, Intent, Item, Task};
 use crate::local::mend::{Verdict, judge, restore_mode, restub};
+use crate::local::root::Access;
+use crate::local::scan::{Scan, ScanOptions, Seen};
+use crate::local::stat::FileType;
 
 /// What mending did.
 #[derive(Debug, Default)]
@@ -48,26 +54,76 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
-    for (file, task, items) in pending {
-        let mut waiting = false;
-        for item in &items {
-            match one(folder, &remotes, task, item, &mut stats) {
-                Ok(()) => {}
-                Err(e) => {
-                    waiting = true;
-                    stats.waiting.insert(item.path.clone());
-                    report(folder.context.progress.as_ref(), &item.path, e);
-                }
+    let mut open: Vec<PathBuf> = Vec::new();
+    let mut elsewhere: HashMap<u64, (Task, &Item, &Path)> = HashMap::new();
+    for (file, task, items) in &pending {
+        let mut settled = true;
+        for item in items {
+            let at = item.path.clone();
+            settled &= try_one(folder, &remotes, *task, item, &at, &mut stats);
+            if let Some(ino) = item.ino.filter(|ino| !lies_at(folder, &at, *ino)) {
+                elsewhere.insert(ino, (*task, item, file));
             }
         }
-        if !waiting {
-            crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
-            Intent::resume(file).close()?;
+        if !settled {
+            open.push(file.clone());
         }
+    }
+    for (ino, at) in find(folder, &elsewhere)? {
+        let (task, item, file) = elsewhere[&ino];
+        if !try_one(folder, &remotes, task, item, &at, &mut stats) {
+            open.push(file.to_path_buf());
+        }
+    }
+    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
+    for (file, ..) in pending.iter().filter(|(file, ..)| !open.contains(file)) {
+        Intent::resume(file.clone()).close()?;
     }
     tell(folder, &stats);
     folder.waiting = stats.waiting.clone();
     Ok(stats)
+}
+
+/// Whether a path still names this inode. What cannot be looked at is not looked for either.
+fn lies_at(folder: &Folder, path: &RelPath, ino: u64) -> bool {
+    folder.tree().and_then(|tree| tree.stat(path)).map_or(true, |stat| stat.is_some_and(|s| s.ino == ino))
+}
+
+/// Where inodes lie now that were renamed since their intent was written: one walk over the tree.
+fn find(folder: &Folder, wanted: &HashMap<u64, (Task, &Item, &Path)>) -> Result<Vec<(u64, RelPath)>> {
+    let mut found = Vec::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let options = ScanOptions { cross_devices: folder.config.scan.cross_devices };
+    for seen in Scan::new(folder.tree()?, &RelPath::root(), options)? {
+        folder.context.cancel.check()?;
+        let Seen::Entry(path, stat) = seen? else { continue };
+        let fits = |item: &Item| stat.kind == FileType::File && stat.size == item.head.size;
+        if wanted.get(&stat.ino).is_some_and(|(_, item, _)| fits(item) && item.path != path) {
+            found.push((stat.ino, path));
+        }
+    }
+    Ok(found)
+}
+
+/// Mends one file; `false` if it must wait.
+fn try_one(
+    folder: &Folder,
+    remotes: &Remotes,
+    task: Task,
+    item: &Item,
+    at: &RelPath,
+    stats: &mut MendStats,
+) -> bool {
+    match one(folder, remotes, task, item, at, stats) {
+        Ok(()) => true,
+        Err(e) => {
+            stats.waiting.insert(at.clone());
+            report(folder.context.progress.as_ref(), at, e);
+            false
+        }
+    }
 }
 
 fn tell(folder: &Folder, stats: &MendStats) {
@@ -85,18 +141,28 @@ fn tell(folder: &Folder, stats: &MendStats) {
     }
 }
 
-fn one(folder: &Folder, remotes: &Remotes, task: Task, item: &Item, stats: &mut MendStats) -> Result<()> {
+fn one(
+    folder: &Folder,
+    remotes: &Remotes,
+    task: Task,
+    item: &Item,
+    at: &RelPath,
+    stats: &mut MendStats,
+) -> Result<()> {
     let tree = folder.tree()?;
     // Opened only when bytes have to be compared: a proper stub needs no store.
     let mut content: Option<Content> = None;
-    restore_mode(tree, &item.path, item.mode)?;
-    let verdict = judge(tree, task, &item.path, &item.head, &folder.keys, &mut |offset, buffer| {
+    if *at == item.path || is_marked(folder, at, item)? {
+        restore_mode(tree, at, item.mode)?;
+    }
+    let known = (at, item.path.name());
+    let verdict = judge(tree, task, known, &item.head, &folder.keys, &mut |offset, buffer| {
         if content.is_none() {
             content = Some(Content::open(remotes, &folder.keys, Some(item.head.body), item.head.size)?);
         }
         content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
     })?;
-    let target = Target { root: tree, path: &item.path, keys: &folder.keys, head: &item.head };
+    let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head };
     match verdict {
         Verdict::Gone => {}
         Verdict::Intact => stats.whole += 1,
@@ -105,10 +171,18 @@ fn one(folder: &Folder, remotes: &Remotes, task: Task, item: &Item, stats: &mut 
             restub(&target, &seen)?;
             stats.stubs += 1;
         }
+        // Under another name it may be another file, to which the inode number was given anew.
+        Verdict::Theirs(_) if *at != item.path && !is_marked(folder, at, item)? => {}
         Verdict::Theirs(why) => {
             stats.theirs += 1;
-            report(folder.context.progress.as_ref(), &item.path, Error::Changed(why));
+            report(folder.context.progress.as_ref(), at, Error::Changed(why));
         }
     }
     Ok(())
+}
+
+/// Whether the file carries the mark of this content's stub.
+fn is_marked(folder: &Folder, at: &RelPath, item: &Item) -> Result<bool> {
+    let file = folder.tree()?.open_file(at, Access::Read)?;
+    Ok(marked(&file)?.is_some_and(|mark| mark.body == item.head.body.id))
 }

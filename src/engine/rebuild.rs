@@ -6,19 +6,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::commit::local_row;
-use super::folder::{Access, Context, Folder};
+use super::folder::{Access, Context, Folder, UNSEEN};
 use super::remotes::Remotes;
-use super::survey::survey;
+use super::survey::{Change, likely_row, survey};
 use crate::base::error::{Error, Result};
 use crate::base::id::OriginId;
 use crate::base::path::RelPath;
-use crate::history::{Head, History, LocalRow};
-use crate::local::inspect::{State, inspect};
-use crate::local::stat::{FileType, Stat};
-use crate::model::entry::FileKind;
-use crate::model::residency::Residency;
-use crate::model::version::winner;
+use crate::history::{History, LocalRow};
 
 /// Rows written at once.
 const BATCH: usize = 4096;
@@ -151,48 +145,24 @@ fn recognise(folder: &mut Folder) -> Result<u64> {
     folder.context.progress.stage("recognising files", 0, false);
     let mut rows: Vec<LocalRow> = Vec::new();
     let mut all = super::spool::Spool::new(&folder.temp_dir())?;
-    survey(folder, &[RelPath::root()], &mut |item| match item.row {
-        None => all.put(0, &item.path),
-        Some(_) => Ok(()),
+    folder.unseen = true;
+    survey(folder, &[RelPath::root()], &mut |item| match item.change {
+        Change::Unseen => all.put(0, &item.path),
+        _ => Ok(()),
     })?;
     let mut count = 0;
     for item in all.read()? {
         let (_, path) = item?;
-        rows.extend(match_head(folder, &path)?);
+        if let Some(stat) = folder.tree()?.stat(&path)? {
+            rows.extend(likely_row(folder, &path, &stat)?);
+        }
         if rows.len() >= BATCH {
             count += rows.len() as u64;
             folder.history.put_local(&std::mem::take(&mut rows))?;
         }
     }
     folder.history.put_local(&rows)?;
+    folder.unseen = false;
+    folder.history.clear_meta(UNSEEN)?;
     Ok(count + rows.len() as u64)
-}
-
-fn match_head(folder: &Folder, path: &RelPath) -> Result<Option<LocalRow>> {
-    let tree = folder.tree()?;
-    let Some(stat) = tree.stat(path)? else { return Ok(None) };
-    let heads = folder.history.heads(path)?;
-    let Some(head) = winner(&heads, |h: &Head| (h.hlc, h.dot)) else { return Ok(None) };
-    let v = &head.version;
-    let same = match (stat.kind, v.kind) {
-        (FileType::Dir, FileKind::Dir) => true,
-        (FileType::Symlink, FileKind::Symlink) => v.target.as_deref() == Some(&tree.read_link(path)?),
-        (FileType::File, FileKind::File) => {
-            stat.size == v.size && stat.mtime == v.mtime && stat.mode == v.mode
-        }
-        _ => false,
-    };
-    if !same {
-        return Ok(None);
-    }
-    let residency = if is_stub(folder, path, &stat)? { Residency::Stub } else { Residency::Full };
-    Ok(Some(local_row(path.clone(), head.dot, v, &stat, residency, false)))
-}
-
-fn is_stub(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<bool> {
-    if stat.kind != FileType::File || stat.size < crate::format::stub::MIN_STUB {
-        return Ok(false);
-    }
-    let file = folder.tree()?.open_file(path, crate::local::root::Access::Read)?;
-    Ok(matches!(inspect(&file, stat, &folder.keys, folder.id)?, State::Stub(_)))
 }

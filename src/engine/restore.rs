@@ -92,7 +92,8 @@ fn save_current(folder: &mut Folder, path: &RelPath, force: bool) -> Result<()> 
     let mut dirty = false;
     if folder.tree()?.stat(path)?.is_some() {
         survey(folder, std::slice::from_ref(path), &mut |item| {
-            dirty |= item.change.is_visible() && item.change != Change::Deleted;
+            let differs = item.change.is_visible() && item.change != Change::Deleted;
+            dirty |= differs || item.change == Change::Unseen;
             Ok(())
         })?;
     }

@@ -14,6 +14,7 @@ use super::hold;
 use super::place::still_hashes_to;
 use super::policy::{Pinned, speed};
 use super::remotes::{Remote, Remotes};
+use super::spool::Spool;
 use super::survey::Change;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
@@ -125,7 +126,8 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
     let min_size = folder.config.min_size()?;
     let targets = remotes.online.clone();
     let mut stats = StashStats::default();
-    let mut ready = Vec::new();
+    let named: HashSet<&RelPath> = options.named.iter().collect();
+    let mut ready = Spool::new(&folder.temp_dir())?;
     let plan = commit::plan(folder, paths, &mut |item| {
         let (Some(row), Some(stat)) = (&item.row, &item.stat) else { return Ok(false) };
         if row.kind != FileKind::File {
@@ -145,17 +147,17 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
         }
         if row.size < min_size {
             stats.small += 1;
-            return tell_small(folder, options, &item.path, row.size, min_size).map(|()| false);
+            tell_small(folder, &named, &item.path, row.size, min_size);
+            return Ok(false);
         }
         if stat.nlink > 1 {
             return Ok(true);
         }
-        ready.push(row.clone());
+        ready.put(row.size, &item.path)?;
         Ok(false)
     })?;
     let shared = Shared::new(folder, &targets, *copies)?;
     let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
-    let named = &options.named;
     let progress = folder.context.progress.clone();
     let since = std::time::Instant::now();
     let result = commit::run(folder, plan, &targets, None, &mut |history, settled| {
@@ -197,14 +199,10 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
 }
 
 /// Files that need not be read: their bytes are proven and on the stores.
-fn free_ready(
-    folder: &mut Folder,
-    remotes: &Remotes,
-    freeing: &mut Freeing,
-    ready: Vec<LocalRow>,
-) -> Result<()> {
+fn free_ready(folder: &mut Folder, remotes: &Remotes, freeing: &mut Freeing, ready: Spool) -> Result<()> {
     let mut opener = Opener::new(&folder.keys)?;
-    for row in ready {
+    for item in ready.read()? {
+        let Some(row) = folder.history.local(&item?.1)? else { continue };
         let Some(body) = row.body else { continue };
         match remotes.records_of(body, row.size, &mut opener) {
             Ok(records) => freeing.push(&mut folder.history, Candidate { row, records })?,
@@ -215,11 +213,10 @@ fn free_ready(
     Ok(())
 }
 
-fn tell_small(folder: &Folder, options: &StashOptions, path: &RelPath, len: u64, min: u64) -> Result<()> {
-    if options.named.contains(path) {
+fn tell_small(folder: &Folder, named: &HashSet<&RelPath>, path: &RelPath, len: u64, min: u64) {
+    if named.contains(path) {
         report(folder.context.progress.as_ref(), path, too_small(len, min));
     }
-    Ok(())
 }
 
 fn too_small(len: u64, min: u64) -> Error {
@@ -280,6 +277,7 @@ fn preview(
 ) -> Result<StashStats> {
     let min_size = folder.config.min_size()?;
     let mut stats = StashStats::default();
+    let named: HashSet<&RelPath> = options.named.iter().collect();
     super::survey::survey(folder, paths, &mut |item| {
         let is_stub = item.row.as_ref().is_some_and(|r| r.residency == Residency::Stub);
         match (&item.stat, item.change) {
@@ -287,13 +285,13 @@ fn preview(
             (Some(stat), change) => {
                 stats.commit.recorded += u64::from(change.is_visible());
                 if stat.kind == crate::local::stat::FileType::File {
-                    if is_stub && change == Change::Same {
+                    if is_stub && matches!(change, Change::Same | Change::Unseen) {
                         stats.already += 1;
                     } else if pinned.holds(&item.path, stat.size) {
                         stats.pinned += 1;
                     } else if stat.size < min_size {
                         stats.small += 1;
-                        tell_small(folder, options, &item.path, stat.size, min_size)?;
+                        tell_small(folder, &named, &item.path, stat.size, min_size);
                     } else {
                         stats.stashed += 1;
                         stats.stashed_bytes += stat.size;
@@ -420,7 +418,8 @@ impl Freeing {
         let items: Vec<Item> = batch
             .iter()
             .filter_map(|c| {
-                Some(Item { path: c.row.path.clone(), head: head_of(s.folder, &c.row)?, mode: c.row.mode })
+                let head = head_of(s.folder, &c.row)?;
+                Some(Item { path: c.row.path.clone(), head, mode: c.row.mode, ino: Some(c.row.ino) })
             })
             .collect();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;

@@ -10,11 +10,15 @@ use std::collections::HashSet;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
-use crate::history::LocalRow;
-use crate::local::root::Root;
+use crate::format::stub::MIN_STUB;
+use crate::history::{Head, LocalRow};
+use crate::local::inspect::{State, inspect};
+use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen, Skip};
 use crate::local::stat::{FileType, Stat};
-use crate::model::entry::FileKind;
+use crate::model::entry::{Dot, FileKind, Version};
+use crate::model::residency::Residency;
+use crate::model::version::winner;
 
 use super::folder::Folder;
 
@@ -33,6 +37,9 @@ pub enum Change {
     Touched,
     /// A directory's time moved because something in it did.
     DirTime,
+    /// Looks like its recorded version, but what the tree held was forgotten with history.db: nobody has
+    /// compared its bytes since.
+    Unseen,
     /// Recorded, but gone.
     Deleted,
 }
@@ -42,6 +49,7 @@ impl Change {
     pub fn letter(self) -> char {
         match self {
             Self::Same | Self::DirTime => ' ',
+            Self::Unseen => '?',
             Self::New => 'A',
             Self::Modified => 'M',
             Self::Mode => 'P',
@@ -52,7 +60,7 @@ impl Change {
 
     /// Whether it counts as a change people care about.
     pub fn is_visible(self) -> bool {
-        !matches!(self, Self::Same | Self::DirTime)
+        !matches!(self, Self::Same | Self::DirTime | Self::Unseen)
     }
 }
 
@@ -63,7 +71,7 @@ pub struct Item {
     pub path: RelPath,
     /// What is there now; `None` if deleted.
     pub stat: Option<Stat>,
-    /// What was recorded; `None` if new.
+    /// What was recorded, or seems to be ([`Change::Unseen`]); `None` if new.
     pub row: Option<LocalRow>,
     /// The difference.
     pub change: Change,
@@ -125,8 +133,11 @@ fn one(
                 report(folder.context.progress.as_ref(), &path, Error::Refused(why.into()));
                 continue;
             }
-            let change = compare(tree, &path, &stat, known.as_ref())?;
-            sink(Item { path, stat: Some(stat), row: known, change })?;
+            let (change, row) = match known {
+                None if folder.unseen => forgotten(folder, &path, &stat)?,
+                known => (compare(tree, &path, &stat, known.as_ref())?, known),
+            };
+            sink(Item { path, stat: Some(stat), row, change })?;
         }
     }
     while let Some(gone) = row {
@@ -196,6 +207,83 @@ fn compare(tree: &Root, path: &RelPath, stat: &Stat, row: Option<&LocalRow>) -> 
         return Ok(if same { Change::Same } else { Change::Modified });
     }
     Ok(change)
+}
+
+/// The row of a path: what was recorded of it, or seems to be.
+pub fn row_of(folder: &Folder, path: &RelPath) -> Result<Option<LocalRow>> {
+    match folder.history.local(path)? {
+        None if folder.unseen => match folder.tree()?.stat(path)? {
+            Some(stat) => likely_row(folder, path, &stat),
+            None => Ok(None),
+        },
+        row => Ok(row),
+    }
+}
+
+/// How a path without a row compares with what history says of it.
+fn forgotten(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<(Change, Option<LocalRow>)> {
+    Ok(match likely_row(folder, path, stat)? {
+        Some(row) => (Change::Unseen, Some(row)),
+        None if folder.history.heads(path)?.is_empty() => (Change::New, None),
+        None => (Change::Modified, None),
+    })
+}
+
+/// The row of a path that looks like its recorded version: never `proven`, and no proof for anything
+/// but showing it. A stub, though, is told by its bytes.
+pub fn likely_row(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<Option<LocalRow>> {
+    let heads = folder.history.heads(path)?;
+    let Some(head) = winner(&heads, |h: &Head| (h.hlc, h.dot)) else { return Ok(None) };
+    let v = &head.version;
+    let same = match (stat.kind, v.kind) {
+        (FileType::Dir, FileKind::Dir) => true,
+        (FileType::Symlink, FileKind::Symlink) => {
+            v.target.as_deref() == Some(&folder.tree()?.read_link(path)?)
+        }
+        (FileType::File, FileKind::File) => {
+            stat.size == v.size && stat.mtime == v.mtime && stat.mode == v.mode
+        }
+        _ => false,
+    };
+    if !same {
+        return Ok(None);
+    }
+    let residency = if is_stub(folder, path, stat)? { Residency::Stub } else { Residency::Full };
+    Ok(Some(local_row(path.clone(), head.dot, v, stat, residency, false)))
+}
+
+fn is_stub(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<bool> {
+    if stat.kind != FileType::File || stat.size < MIN_STUB {
+        return Ok(false);
+    }
+    let file = folder.tree()?.open_file(path, Access::Read)?;
+    Ok(matches!(inspect(&file, stat, &folder.keys, folder.id)?, State::Stub(_)))
+}
+
+/// The row of a path that has this version and this stat.
+pub fn local_row(
+    path: RelPath,
+    dot: Dot,
+    version: &Version,
+    stat: &Stat,
+    residency: Residency,
+    proven: bool,
+) -> LocalRow {
+    LocalRow {
+        path,
+        dot,
+        kind: version.kind,
+        size: version.size,
+        mtime: stat.mtime,
+        mode: stat.mode,
+        ctime: stat.ctime,
+        ino: stat.ino,
+        content: version.content,
+        body: version.body,
+        target: version.target.clone(),
+        residency,
+        proven,
+    }
 }
 
 /// The decision itself, from facts alone.

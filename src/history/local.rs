@@ -10,12 +10,13 @@ use rusqlite::{CachedStatement, Connection, Row, params};
 
 use super::db::History;
 use super::origins::Origins;
+use super::read::Head;
 use super::sql::{self, db, int, just_after, ranges};
 use crate::base::error::Result;
-use crate::base::id::ContentId;
+use crate::base::id::{ContentId, OriginId};
 use crate::base::path::RelPath;
 use crate::base::units::Time;
-use crate::model::entry::{Body, Dot, FileKind};
+use crate::model::entry::{Body, Dot, FileKind, Version};
 use crate::model::residency::Residency;
 
 const PAGE: usize = 4096;
@@ -103,6 +104,29 @@ impl History {
         self.write(|conn, origins| put(conn, origins, rows))
     }
 
+    /// Gives rows to what this origin recorded after entry `after` and has no row: its tree held that, or
+    /// it could not have recorded it, but a crash came before the rows. Without them a path that is
+    /// deleted next would pass for one that was never here. They match no file's change time, so that
+    /// whatever is there is looked at again.
+    pub fn adopt(&mut self, origin: &OriginId, after: u64) -> Result<()> {
+        let mut last: Option<RelPath> = None;
+        loop {
+            let page = self.heads_after(last.as_ref(), PAGE)?;
+            let Some((end, _)) = page.last() else { return Ok(()) };
+            last = Some(end.clone());
+            let mut rows = Vec::new();
+            for (path, head) in page {
+                let is_news = head.dot.origin == *origin && head.dot.number > after;
+                if is_news && self.local(&path)?.is_none() {
+                    rows.push(unseen(path, head));
+                }
+            }
+            if !rows.is_empty() {
+                self.put_local(&rows)?;
+            }
+        }
+    }
+
     /// Removes the rows of these paths, in one transaction.
     pub fn drop_local(&mut self, paths: &[RelPath]) -> Result<()> {
         self.write(|conn, _| {
@@ -110,6 +134,14 @@ impl History {
             paths.iter().try_for_each(|path| remove(&mut drop, path))
         })
     }
+}
+
+/// The row of a version that nobody has compared with its file yet.
+fn unseen(path: RelPath, head: Head) -> LocalRow {
+    let Head { dot, version, .. } = head;
+    let (ctime, ino, residency, proven) = (Time::default(), 0, Residency::Full, false);
+    let Version { kind, content, body, size, mtime, mode, target } = version;
+    LocalRow { path, dot, kind, size, mtime, mode, ctime, ino, content, body, target, residency, proven }
 }
 
 /// Pulls rows in path byte order, a page at a time: between pages it holds no lock, so rows may

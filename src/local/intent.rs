@@ -47,6 +47,8 @@ pub struct Item {
     pub head: StubHead,
     /// Its nine permission bits.
     pub mode: u16,
+    /// Its inode number, where it exists already: by that it is found again under another name.
+    pub ino: Option<u64>,
 }
 
 /// An open intent; dropping it leaves it open, as a crash would.
@@ -174,12 +176,14 @@ struct Record {
     mtime: Time,
     #[n(6)]
     mode: u16,
+    #[n(7)]
+    ino: Option<u64>,
 }
 
 fn encode(task: Task, items: &[Item]) -> Vec<u8> {
     let record = |item: &Item| {
         let StubHead { folder, content, body, size, mtime } = item.head.clone();
-        Record { path: item.path.clone(), folder, content, body, size, mtime, mode: item.mode }
+        Record { path: item.path.clone(), folder, content, body, size, mtime, mode: item.mode, ino: item.ino }
     };
     let batch = Batch { requires: Vec::new(), task, items: items.iter().map(record).collect() };
     wire::envelope(MAGIC, &wire::to_cbor(&batch))
@@ -191,7 +195,7 @@ fn decode(bytes: &[u8]) -> Result<(Task, Vec<Item>)> {
     let item = |r: Record| {
         let head =
             StubHead { folder: r.folder, content: r.content, body: r.body, size: r.size, mtime: r.mtime };
-        Item { path: r.path, head, mode: r.mode }
+        Item { path: r.path, head, mode: r.mode, ino: r.ino }
     };
     Ok((batch.task, batch.items.into_iter().map(item).collect()))
 }

@@ -43,15 +43,17 @@ pub type Original<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
 const SECTOR: usize = 512;
 const WINDOW: u64 = 1 << 20;
 
-/// Decides what a file is that an intent for `task` names.
+/// Decides what a file is that an intent for `task` names; `at` is where it lies now, and the name that
+/// the intent knows it by (a header being written says that one).
 pub fn judge(
     root: &Root,
     task: Task,
-    path: &RelPath,
+    at: (&RelPath, &[u8]),
     head: &StubHead,
     keys: &Keys,
     original: &mut Original,
 ) -> Result<Verdict> {
+    let (path, name) = at;
     match root.stat(path)? {
         None => return Ok(Verdict::Gone),
         Some(stat) if stat.kind != FileType::File => return theirs("it is no longer a regular file"),
@@ -70,7 +72,7 @@ pub fn judge(
         Header::Stub if at_rest(&file, &stat, head)? => return Ok(Verdict::Stub),
         Header::Stub => return Ok(Verdict::Explained(stat.fingerprint())),
         Header::Whole => block,
-        Header::None => head.encode(keys, path.name()).to_vec(),
+        Header::None => head.encode(keys, name).to_vec(),
     };
     let found = Comparison { file: &file, size: stat.size, header: &header, path: &full }.run(original)?;
     if Stat::of(&file).map_err(fail)?.fingerprint() != stat.fingerprint() {

@@ -171,7 +171,7 @@ fn paths_that_are_not_the_folders() {
 }
 
 #[test]
-fn a_link_is_named_not_followed() {
+fn i7_a_link_is_named_not_followed() {
     let shell = Shell::with_store();
     shell.ok("ln -s photos pictures && ln -s /etc etc && ddr commit");
     let said = shell.transcript(

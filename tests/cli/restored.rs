@@ -200,6 +200,53 @@ fn a_corrupt_database_is_set_aside() {
 }
 
 #[test]
+fn a_lost_database_is_said_and_nothing_is_shown_as_new() {
+    let shell = Shell::stashed();
+    shell.ok("ddr checkout photos && echo more >> note.txt && rm .ddr/history.db*");
+    let said = shell.transcript(
+        "ddr status | head -n 4
+         ddr ls
+         ddr whereis report.txt
+         ddr commit -n
+         ddr restore note.txt
+         ddr history note.txt
+         ddr commit
+         ddr status | head -n 2",
+    );
+    insta::assert_snapshot!(said, @r#"
+    $ ddr status | head -n 4
+    M note.txt
+    folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    5 paths not compared since history.db was lost; `ddr commit` does that
+    store disk2: online, <n> free
+    ! ddr: history.db was damaged or missing: rebuilt from the log
+    $ ddr ls
+    dir   -         -  empty/
+    link  -         -  link
+    new   -      14 B  note.txt
+    dir   -         -  photos/
+    stub  1  83.0 KiB  report.txt
+    $ ddr whereis report.txt
+    report.txt: 83.0 KiB, stub here
+      content 16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816
+      disk2 has it
+    $ ddr commit -n
+    M note.txt
+    $ ddr restore note.txt
+    restored note.txt#1 (9 B) to /r/one/folder/note.txt
+    $ ddr history note.txt
+    <----- now ---->  #1  file  9 B   eebf0db7  folder
+    <----- now ---->  #2  file  14 B  <id>  folder  "before a restore"
+    <----- now ---->  #3  file  9 B   eebf0db7  folder  "restored version 1 of note.txt"
+    $ ddr commit
+    nothing new to record (293.0 KiB read)
+    $ ddr status | head -n 2
+    nothing changed since the last commit
+    folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    "#);
+}
+
+#[test]
 fn a_damaged_own_log_is_taken_from_the_store() {
     let shell = Shell::stashed();
     let before = shell.ok("ddr debug state-hash");

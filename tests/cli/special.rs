@@ -465,7 +465,7 @@ fn what_an_ordinary_user_cannot_read_is_not_deleted() {
 }
 
 #[test]
-fn permissions_and_times_survive_the_way_there_and_back() {
+fn i3_permissions_and_times_survive_the_way_there_and_back() {
     let shell = Shell::with_store();
     shell.write("strict", &noise(6, 30_000));
     shell.write("open", &noise(7, 30_000));

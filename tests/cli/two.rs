@@ -415,7 +415,7 @@ fn two_folders_share_a_store() {
          ddr history two.txt
          ddr restore two.txt
          cat two.txt
-         ddr history --limit 100 | grep txt | sort",
+         ddr history --limit 100 | grep txt | sort -k 3",
     );
     insta::assert_snapshot!(said, @r#"
     $ ddr status
@@ -428,7 +428,7 @@ fn two_folders_share_a_store() {
     restored two.txt#1 (9 B) to /r/one/folder/two.txt
     $ cat two.txt
     from two
-    $ ddr history --limit 100 | grep txt | sort
+    $ ddr history --limit 100 | grep txt | sort -k 3
     <----- now ---->  note.txt#1          file  9 B        eebf0db7  folder
     <----- now ---->  one.txt#1           file  9 B        <id>  folder  "from one"
     <----- now ---->  report.txt#1        file  83.0 KiB   16aa3119  folder

@@ -155,7 +155,7 @@ fn set_aside(broken: impl Fn(&Mem, &Peer, &str)) -> Vec<Error> {
 }
 
 #[test]
-fn a_damaged_batch_sets_only_its_origin_aside() {
+fn i8_a_damaged_batch_sets_only_its_origin_aside() {
     let errors = set_aside(|bucket, _, name| bucket.damage(name));
     assert!(errors.len() == 1 && errors[0].is_corruption());
 }
@@ -201,7 +201,7 @@ fn forked(sick: &Peer, len: u64) -> Mem {
 }
 
 #[test]
-fn a_fork_sets_only_its_origin_aside() {
+fn i8_a_fork_sets_only_its_origin_aside() {
     // The same numbers, more, or fewer.
     for len in [4, 6, 2] {
         set_aside(|bucket, sick, name| {

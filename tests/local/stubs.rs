@@ -17,7 +17,7 @@ use rustix::fs::XattrFlags;
 use super::case::{Case, OLD, bytes, head_of, rel, set_time};
 use super::place::Place;
 
-pub fn converting_keeps_everything_but_blocks(place: &Place) {
+pub fn i3_converting_keeps_everything_but_blocks(place: &Place) {
     let case = Case::new(place.dir("convert"));
     for (i, size) in [4097, 16 << 10, 300_001, 5 << 20].into_iter().enumerate() {
         let name = format!("f{i}");
@@ -183,7 +183,7 @@ pub fn openers_wait_for_the_whole_content(place: &Place) {
 
 /// A writer and ddr race for the same file (I2): the writer counts every write it made, and in the
 /// end the file must hold them all.
-pub fn writers_never_lose_a_byte(place: &Place) {
+pub fn i2_writers_never_lose_a_byte(place: &Place) {
     let case = Case::new(place.dir("race"));
     let model = Mutex::new(bytes(40_000, 6));
     let path = case.file("f", &model.lock().expect("model"));

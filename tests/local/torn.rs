@@ -19,7 +19,7 @@ pub fn judged(case: &Case, task: Task, name: &str, head: &StubHead, content: &[u
         buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
         Ok(())
     };
-    judge(&case.root, task, &rel(name), head, &case.keys, &mut original).expect("judged")
+    judge(&case.root, task, (&rel(name), name.as_bytes()), head, &case.keys, &mut original).expect("judged")
 }
 
 /// Writes sectors picked by random bits, over a hole.
@@ -117,7 +117,9 @@ fn intents_come_back(case: &Case) {
     assert!(pending(&dir).expect("none").is_empty());
     let items = |n: u64| -> Vec<Item> {
         let name = |i: u64| rel(&format!("d\n/{i}"));
-        (0..n).map(|i| Item { path: name(i), head: head_of(&bytes(9, i), OLD), mode: 0o640 }).collect()
+        (0..n)
+            .map(|i| Item { path: name(i), head: head_of(&bytes(9, i), OLD), mode: 0o640, ino: None })
+            .collect()
     };
     let first = Intent::begin(&dir, Task::Stash, &items(1000)).expect("begun");
     let second = Intent::begin(&dir, Task::Create, &items(2)).expect("begun");
