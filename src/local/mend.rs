@@ -42,6 +42,8 @@ pub type Original<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
 /// The unit in which a disk writes all or nothing.
 const SECTOR: usize = 512;
 const WINDOW: u64 = 1 << 20;
+/// More on disk than a stub's header, its attributes and what a file system rounds up to.
+const KEPT: u64 = 16 << 10;
 
 /// Decides what a file is that an intent for `task` names; `at` is where it lies now, and the name that
 /// the intent knows it by (a header being written says that one).
@@ -69,7 +71,10 @@ pub fn judge(
     }
     let block = first_block(&file)?;
     let header = match read_header(&file, &stat, &block, keys, head)? {
-        Header::Stub if at_rest(&file, &stat, head)? => return Ok(Verdict::Stub),
+        // A power cut may keep the room that was reserved for filling and forget the mark that said so.
+        Header::Stub if at_rest(&file, &stat, head)? && stat.blocks * 512 <= KEPT => {
+            return Ok(Verdict::Stub);
+        }
         Header::Stub => return Ok(Verdict::Explained(stat.fingerprint())),
         Header::Whole => block,
         Header::None => head.encode(keys, name).to_vec(),

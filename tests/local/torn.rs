@@ -103,6 +103,21 @@ fn intact_and_prefixes(case: &Case) {
     patiently(|| restub(&case.target(&rel("part"), &head), &found)).expect("a stub");
     assert_eq!(case.inspect("part"), State::Stub(head));
 
+    // Room reserved for filling stayed, the mark that said so did not.
+    case.file("roomy", &content);
+    case.stash("roomy").expect("stashed");
+    let file = File::options().write(true).open(case.dir.join("roomy")).expect("open");
+    let reserved = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 4096, 45_904);
+    drop(file);
+    let head = head_of(&content, OLD);
+    if reserved.is_ok() && case.stat("roomy").blocks * 512 > 16 << 10 {
+        let Verdict::Explained(found) = judged(case, Task::Fill, "roomy", &head, &content) else {
+            panic!("a stub with room to be given back")
+        };
+        patiently(|| restub(&case.target(&rel("roomy"), &head), &found)).expect("a stub");
+        assert_eq!(judged(case, Task::Fill, "roomy", &head, &content), Verdict::Stub);
+    }
+
     use std::os::unix::fs::PermissionsExt;
     let lent = case.file("lent", &content);
     for (now, expected) in [(0o644, 0o444), (0o600, 0o600), (0o666, 0o666)] {
