@@ -5,21 +5,24 @@
 //! has no local row, so that it can never be taken for deleted.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::commit;
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
 use super::init::{AddRemote, NewPeer, add_remote, make_peer};
 use super::remotes::{Remotes, open_bucket};
+use super::spread::spread;
 use super::survey::local_row;
 use super::{config, hold};
 use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::format::key::FolderKey;
 use crate::format::stub::{MIN_STUB, StubHead};
-use crate::history::{Head, LocalRow};
+use crate::history::{Head, History, LocalRow};
 use crate::local::create;
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
@@ -134,13 +137,18 @@ pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
     let counts = folder.history.counts()?;
     folder.context.progress.stage("making the tree", counts.paths, false);
     folder.history.set_meta("materialising", "1")?;
-    each_batch(folder, &mut |folder, batch| {
+    let mut settling = None;
+    let made = each_batch(folder, History::absent_after, &mut |folder, batch| {
         folder.context.cancel.check()?;
         let advance = batch.len() as u64;
-        make_batch(folder, &remotes, batch, &mut stats)?;
+        let made = make_batch(folder, &remotes, batch, &mut stats)?;
+        // The disk is busy with one batch while the next one is made.
+        settle(folder, settling.replace(Settling::begin(folder.tree()?.clone(), made)))?;
         folder.context.progress.advance(advance);
         Ok(())
-    })?;
+    });
+    let settled = settle(folder, settling);
+    made.and(settled)?;
     set_dir_times(folder)?;
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     folder.history.clear_meta("materialising")?;
@@ -150,15 +158,50 @@ pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
 /// Some heads in path order.
 type Page = Vec<(RelPath, Head)>;
 
+/// Reads the heads behind a path, that many at most.
+type Cursor = fn(&History, Option<&RelPath>, usize) -> Result<Page>;
+
 /// Heads in path order, in batches, so that memory stays flat and rows can be written between.
-fn each_batch(folder: &mut Folder, work: &mut dyn FnMut(&mut Folder, Page) -> Result<()>) -> Result<()> {
+fn each_batch(
+    folder: &mut Folder,
+    cursor: Cursor,
+    work: &mut dyn FnMut(&mut Folder, Page) -> Result<()>,
+) -> Result<()> {
     let mut after: Option<RelPath> = None;
     loop {
-        let batch = folder.history.heads_after(after.as_ref(), GROUP)?;
+        let batch = cursor(&folder.history, after.as_ref(), GROUP)?;
         let Some((last, _)) = batch.last() else { return Ok(()) };
         after = Some(last.clone());
         work(folder, batch)?;
     }
+}
+
+/// A batch whose files are made but not known to be durable yet.
+struct Settling {
+    made: Made,
+    sync: JoinHandle<Result<()>>,
+}
+
+/// What a batch made: rows to be written and intents to be closed once it is durable.
+struct Made {
+    rows: Vec<LocalRow>,
+    intents: Vec<Intent>,
+}
+
+impl Settling {
+    /// Starts syncing what was made so far.
+    fn begin(tree: Arc<Root>, made: Made) -> Self {
+        let sync = std::thread::spawn(move || crate::disk::sync_fs(tree.as_ref(), tree.path()));
+        Self { made, sync }
+    }
+}
+
+/// Rows only after the files are durable: a row without a file would be a deletion.
+fn settle(folder: &mut Folder, settling: Option<Settling>) -> Result<()> {
+    let Some(Settling { made: Made { rows, intents }, sync }) = settling else { return Ok(()) };
+    sync.join().unwrap_or_else(|_| Err(Error::Invalid("a syncing thread panicked".into())))?;
+    intents.into_iter().try_for_each(Intent::close)?;
+    folder.history.put_local(&rows)
 }
 
 /// One version to be made.
@@ -172,15 +215,20 @@ fn make_batch(
     remotes: &Remotes,
     batch: Vec<(RelPath, Head)>,
     stats: &mut CloneStats,
-) -> Result<()> {
+) -> Result<Made> {
     let min_size = folder.config.min_size()?.max(MIN_STUB);
-    let (mut rows, mut stubs, mut small) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut small) = (Vec::new(), Vec::new());
+    // In step: the item of a job is what the intent says of it.
+    let (mut stubs, mut items) = (Vec::new(), Vec::new());
     for (path, head) in batch {
-        if folder.history.local(&path)?.is_some() {
-            continue;
-        }
         match head.version.kind {
-            FileKind::File if head.version.size >= min_size => stubs.push(Job { path, head }),
+            FileKind::File if head.version.size >= min_size => match item(folder.id, &path, &head.version) {
+                Some(item) => {
+                    items.push(item);
+                    stubs.push(Job { path, head });
+                }
+                None => tell(folder, stats, &path, Error::corrupt("history", "a file without content")),
+            },
             FileKind::File => small.push(Job { path, head }),
             _ => match make_plain(folder, &path, &head.version) {
                 Ok(stat) => rows.push(local_row(path, head.dot, &head.version, &stat, Residency::Full, true)),
@@ -189,15 +237,11 @@ fn make_batch(
         }
     }
     stats.made += rows.len() as u64;
-    let items: Vec<Item> = stubs.iter().filter_map(|j| item(folder, j)).collect();
     hold::add(folder, remotes, &items.iter().map(|i| i.head.body).collect::<Vec<Body>>())?;
     let intents = Intent::begin_all(&folder.intents(), Task::Create, &items, BATCH)?;
     make_stubs(folder, &stubs, &items, &mut rows, stats)?;
     make_small(folder, remotes, &small, &mut rows, stats)?;
-    // Rows only after the files are durable: a row without a file would be a deletion.
-    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
-    intents.into_iter().try_for_each(Intent::close)?;
-    folder.history.put_local(&rows)
+    Ok(Made { rows, intents })
 }
 
 fn tell(folder: &Folder, stats: &mut CloneStats, path: &RelPath, error: Error) {
@@ -205,11 +249,9 @@ fn tell(folder: &Folder, stats: &mut CloneStats, path: &RelPath, error: Error) {
     report(folder.context.progress.as_ref(), path, error);
 }
 
-fn item(folder: &Folder, job: &Job) -> Option<Item> {
-    let v = &job.head.version;
-    let head =
-        StubHead { folder: folder.id, content: v.content?, body: v.body?, size: v.size, mtime: v.mtime };
-    Some(Item { path: job.path.clone(), head, mode: v.mode, ino: None })
+fn item(folder: FolderId, path: &RelPath, v: &Version) -> Option<Item> {
+    let head = StubHead { folder, content: v.content?, body: v.body?, size: v.size, mtime: v.mtime };
+    Some(Item { path: path.clone(), head, mode: v.mode, ino: None })
 }
 
 fn make_plain(folder: &Folder, path: &RelPath, version: &Version) -> Result<Stat> {
@@ -240,40 +282,37 @@ fn make_stubs(
     rows: &mut Vec<LocalRow>,
     stats: &mut CloneStats,
 ) -> Result<()> {
-    let tree = folder.tree()?;
-    for (job, item) in jobs.iter().zip(items) {
-        let target = Target { root: tree, path: &job.path, keys: &folder.keys, head: &item.head };
-        let made = match create::create_stub(&target, item.mode) {
-            Err(_) if same_there(folder, job) => stat_of(tree, &job.path),
+    let (tree, keys) = (folder.tree()?, &folder.keys);
+    let done = spread(items.len(), &folder.context.cancel, |i| {
+        let (job, item) = (&jobs[i], &items[i]);
+        let target = Target { root: tree, path: &job.path, keys, head: &item.head };
+        match create::create_stub(&target, item.mode) {
+            Err(_) if same_there(&target) => stat_of(tree, &job.path),
             made => made,
-        };
+        }
+    });
+    for (i, made) in done {
+        let (path, head) = (&jobs[i].path, &jobs[i].head);
         match made {
             Ok(stat) => {
                 stats.made += 1;
                 stats.stubs += 1;
-                stats.stub_bytes += item.head.size;
-                rows.push(local_row(
-                    job.path.clone(),
-                    job.head.dot,
-                    &job.head.version,
-                    &stat,
-                    Residency::Stub,
-                    false,
-                ));
+                stats.stub_bytes += head.version.size;
+                rows.push(local_row(path.clone(), head.dot, &head.version, &stat, Residency::Stub, false));
             }
-            Err(e) => tell(folder, stats, &job.path, e),
+            Err(e) => tell(folder, stats, path, e),
         }
     }
     Ok(())
 }
 
 /// Whether an interrupted clone made this stub already.
-fn same_there(folder: &Folder, job: &Job) -> bool {
+fn same_there(target: &Target) -> bool {
     use crate::local::inspect::{State, inspect};
-    let Ok(tree) = folder.tree() else { return false };
-    let Ok(file) = tree.open_file(&job.path, crate::local::root::Access::Read) else { return false };
+    let Ok(file) = target.root.open_file(target.path, crate::local::root::Access::Read) else { return false };
     let Ok(stat) = Stat::of(&file) else { return false };
-    matches!(inspect(&file, &stat, &folder.keys, folder.id), Ok(State::Stub(h)) if Some(h.content) == job.head.version.content)
+    let state = inspect(&file, &stat, target.keys, target.head.folder);
+    matches!(state, Ok(State::Stub(there)) if there.content == target.head.content)
 }
 
 /// Collects the pieces of small files and makes each when it is whole.
@@ -373,7 +412,7 @@ fn make_small(
 
 /// Directories get their recorded mode and time once nothing is made in them any more.
 fn set_dir_times(folder: &mut Folder) -> Result<()> {
-    each_batch(folder, &mut |folder, batch| {
+    each_batch(folder, History::heads_after, &mut |folder, batch| {
         let mut rows = Vec::new();
         for (path, head) in batch {
             if head.version.kind != FileKind::Dir {

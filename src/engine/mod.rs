@@ -30,5 +30,6 @@ pub mod repair;
 pub mod restore;
 pub mod rewrite;
 pub mod spool;
+pub mod spread;
 pub mod stash;
 pub mod survey;

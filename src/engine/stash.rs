@@ -6,7 +6,7 @@
 //! intent frees nothing; after it, `engine::mend` finishes or undoes what the intent names.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::commit::{self, Settled};
 use super::folder::Folder;
@@ -15,6 +15,7 @@ use super::place::still_hashes_to;
 use super::policy::{Pinned, speed};
 use super::remotes::{Remote, Remotes};
 use super::spool::Spool;
+use super::spread::spread;
 use super::survey::Change;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
@@ -411,7 +412,7 @@ impl Freeing {
         Ok(short.map(|(c, _)| c.row.path.clone()).collect())
     }
 
-    /// Converts a proven batch on two threads; returns the new rows, and how many an interruption
+    /// Converts a proven batch on a few threads; returns the new rows, and how many an interruption
     /// left out.
     fn convert(&mut self, batch: &[Candidate]) -> Result<(Vec<LocalRow>, usize)> {
         let s = &self.shared;
@@ -424,23 +425,7 @@ impl Freeing {
             .collect();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
         let work: Vec<(&Candidate, &Item)> = batch.iter().zip(&items).collect();
-        let done: Mutex<Vec<(usize, Result<Stat>)>> = Mutex::new(Vec::with_capacity(work.len()));
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    loop {
-                        let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let Some((candidate, item)) = work.get(i).filter(|_| !s.cancel.is_cancelled()) else {
-                            break;
-                        };
-                        let result = convert_one(s, candidate, item);
-                        done.lock().unwrap_or_else(|e| e.into_inner()).push((i, result));
-                    }
-                });
-            }
-        });
-        let done = done.into_inner().unwrap_or_else(|e| e.into_inner());
+        let done = spread(work.len(), &s.cancel, |i| convert_one(s, work[i].0, work[i].1));
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
         // A file that failed half-way stays named: the next command mends it.
         if done.iter().all(|(_, result)| !result.as_ref().is_err_and(may_be_half_way)) {

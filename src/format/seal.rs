@@ -16,7 +16,7 @@ pub const FLAG_ZSTD: u8 = 1;
 pub const MAX_CHUNK: usize = 16 << 20;
 /// Largest decoded manifest: enough for a content of about 1.5 TiB.
 pub const MAX_MANIFEST: usize = 64 << 20;
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 /// Below this size compression is simply tried; above, samples decide whether to try.
 const SAMPLE_FROM: usize = 64 << 10;
 

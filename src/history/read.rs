@@ -125,6 +125,21 @@ impl History {
     /// The next heads in path order, the winner per path, at most `limit` paths: a cursor between
     /// whose pages rows may be written.
     pub fn heads_after(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<(RelPath, Head)>> {
+        self.heads_page(after, limit, |_| Ok(true))
+    }
+
+    /// The same, without paths that have a local row.
+    pub fn absent_after(&self, after: Option<&RelPath>, limit: usize) -> Result<Vec<(RelPath, Head)>> {
+        let mut row = self.conn.prepare_cached("SELECT 1 FROM local WHERE path = ?1").map_err(db)?;
+        self.heads_page(after, limit, |path| row.exists([path.as_bytes()]).map(|there| !there).map_err(db))
+    }
+
+    fn heads_page(
+        &self,
+        after: Option<&RelPath>,
+        limit: usize,
+        mut wanted: impl FnMut(&RelPath) -> Result<bool>,
+    ) -> Result<Vec<(RelPath, Head)>> {
         let low = after.map_or_else(Vec::new, sql::just_after);
         let mut statement = self.conn.prepare_cached(HEADS).map_err(db)?;
         let mut rows = statement.query([low, vec![0xff; crate::base::path::MAX_PATH + 1]]).map_err(db)?;
@@ -139,7 +154,7 @@ impl History {
                 }
             } else if page.len() == limit {
                 break;
-            } else {
+            } else if wanted(&path)? {
                 page.push((path, head));
             }
         }
