@@ -25,6 +25,8 @@ enum Before {
     Torn,
     /// Garbage collection without grace.
     Collected,
+    /// Old versions are forgotten and packs rewritten.
+    Pruned,
 }
 
 type Words = &'static [&'static str];
@@ -38,6 +40,7 @@ struct Scenario {
 }
 
 const STASH: Words = &["stash", "."];
+const PRUNE: Words = &["prune", "--keep-last", "1"];
 const COMMIT: Words = &["commit", "-m", "a message"];
 
 impl Scenario {
@@ -52,6 +55,7 @@ impl Scenario {
                 Before::Done(words) => drop(sandbox.ok(words)?),
                 Before::Torn => drop(sandbox.start(STASH, Some("link-last:5")).wait().expect(&[0, LAST])?),
                 Before::Collected => drop(sandbox.ok(sandbox.gc_words())?),
+                Before::Pruned => drop(sandbox.ok(PRUNE)?),
             }
             // Without databases nobody can tell a deletion from a file that never arrived.
             let edits = if self.verb == Verb::Rebuild && i + 1 == self.before.len() { 0 } else { 3 };
@@ -177,6 +181,19 @@ fn i6_a_fault_in_commit_loses_nothing() {
 fn i6_a_fault_in_gc_loses_nothing() {
     let before = &[Before::Done(STASH), Before::Torn, Before::Collected, Before::Done(COMMIT)];
     drill("gc", before, Verb::Gc, &[]);
+}
+
+/// Packs that are dead in part are rewritten on the way.
+#[test]
+fn i6_a_fault_in_prune_loses_nothing() {
+    let before = &[Before::Done(STASH), Before::Done(COMMIT), Before::Done(COMMIT)];
+    drill("prune", before, Verb::Prune, PRUNE);
+}
+
+#[test]
+fn i6_a_fault_in_gc_after_prune_loses_nothing() {
+    let before = &[Before::Done(STASH), Before::Done(COMMIT), Before::Pruned];
+    drill("gc after prune", before, Verb::Gc, &[]);
 }
 
 #[test]

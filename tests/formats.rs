@@ -22,7 +22,7 @@ use ddr::format::store::{FORMAT, StoreHead};
 use ddr::format::stub::{InodeMark, MarkState, StubHead};
 use ddr::format::wire;
 use ddr::local::intent::{self, Intent, Item, Task};
-use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Version};
+use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Runs, Version};
 use ddr::model::manifest::{Cutting, Manifest, Run};
 
 const FOLDER: FolderId = FolderId([0x11; 16]);
@@ -228,6 +228,49 @@ fn logs_still_read_and_their_heads_are_frozen() {
     for len in 0..golden.len() {
         assert!(log::decode(&golden[..len]).is_err(), "cut to {len} bytes");
     }
+}
+
+#[test]
+fn forgetting_is_frozen() {
+    let runs = vec![Runs::of(ORIGIN, [1, 2, 3, 7, 9, 10])];
+    assert_eq!(runs[0].runs, [0, 3, 3, 1, 1, 2]);
+    assert_eq!(runs[0].ranges().collect::<Vec<_>>(), [(1, 3), (7, 7), (9, 10)]);
+    let (base, moved_from, moved_to) = (None, None, None);
+    let entry = |runs| {
+        let (path, op) = (RelPath::root(), Op::Forget(runs));
+        Entry {
+            hlc: 9,
+            path,
+            op,
+            seen: vec![],
+            base,
+            moved_from: moved_from.clone(),
+            moved_to: moved_to.clone(),
+        }
+    };
+    let value = entry(runs.clone());
+    let now = wire::to_cbor(&value);
+    both("forget.bin", &golden("forget.bin", &now), &value, &now, |bytes| wire::from_cbor("entry", bytes));
+    value.validate().unwrap();
+    for bad in [vec![1], vec![0, 0], vec![1, 1, 0, 1], vec![1, u64::MAX], vec![1, i64::MAX as u64]] {
+        assert!(entry(vec![Runs { origin: ORIGIN, runs: bad }]).validate().is_err());
+    }
+    assert!(Entry { path: RelPath::new("a").unwrap(), ..value.clone() }.validate().is_err());
+    assert!(Entry { op: Op::Del, ..value.clone() }.validate().is_err());
+    let head = BatchHead {
+        requires: vec![],
+        folder: FOLDER,
+        key: Default::default(),
+        epoch: 1,
+        from: 1,
+        count: 0,
+        prev: [0; 32],
+        raw_len: 0,
+        message: None,
+        name: "nas".into(),
+    };
+    let (bytes, _) = log::encode(head, &[value], &SECRET).unwrap();
+    assert_eq!(log::decode_head(&bytes).unwrap().requires, ["forget"]);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 
 mod gc;
 mod holds;
+mod many;
+mod prune;
+mod then;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::base::error::Result;
 use crate::base::units::{self, count, size};
-use crate::engine::gc::{GcOptions, gc};
+use crate::engine::gc::{GcOptions, GcStats, gc};
 
 /// Arguments of `ddr gc`.
 #[derive(clap::Args, Debug)]
@@ -28,25 +28,30 @@ pub fn run(session: &Session, args: &GcArgs) -> Result<()> {
     let grace = args.grace.as_deref().map(units::parse_duration).transpose()?;
     let options = GcOptions { dry_run: args.dry_run, grace, take_over: args.take_over };
     let (all, offline) = gc(&mut folder, &options)?;
-    for stats in all {
+    for stats in &all {
         session.terminal.clear();
-        session.out.json(&json!({
-            "type": "gc", "store": stats.store, "packs": stats.packs, "condemned": stats.condemned,
-            "condemned_bytes": stats.condemned_bytes, "deleted": stats.deleted, "deleted_bytes": stats.deleted_bytes,
-            "rewritten": stats.rewritten, "rewritten_bytes": stats.rewritten_bytes,
-        }))?;
-        let rewritten = match stats.rewritten {
-            0 => String::new(),
-            n => format!(" ({n} of them rewritten, {})", size(stats.rewritten_bytes)),
-        };
-        session.out.line(format!(
-            "{}: {} looked at, {} newly condemned{rewritten}, {} deleted ({})",
-            stats.store,
-            count(stats.packs, "pack"),
-            stats.condemned,
-            stats.deleted,
-            size(stats.deleted_bytes)
-        ))?;
+        show(session, stats)?;
     }
     offline.map_or(Ok(()), Err)
+}
+
+/// One store's line.
+pub fn show(session: &Session, stats: &GcStats) -> Result<()> {
+    session.out.json(&json!({
+        "type": "gc", "store": stats.store, "packs": stats.packs, "condemned": stats.condemned,
+        "condemned_bytes": stats.condemned_bytes, "deleted": stats.deleted, "deleted_bytes": stats.deleted_bytes,
+        "rewritten": stats.rewritten, "rewritten_bytes": stats.rewritten_bytes,
+    }))?;
+    let rewritten = match stats.rewritten {
+        0 => String::new(),
+        n => format!(" ({n} of them rewritten, {})", size(stats.rewritten_bytes)),
+    };
+    session.out.line(format!(
+        "{}: {} looked at, {} newly condemned{rewritten}, {} deleted ({})",
+        stats.store,
+        count(stats.packs, "pack"),
+        stats.condemned,
+        stats.deleted,
+        size(stats.deleted_bytes)
+    ))
 }

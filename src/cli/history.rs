@@ -8,7 +8,7 @@ use super::output::{DIM, WARN, styled, table};
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::base::units::size;
+use crate::base::units::{count, size};
 use crate::engine::folder::Folder;
 use crate::engine::remotes::Remotes;
 use crate::history::Past;
@@ -42,14 +42,19 @@ pub fn run(session: &Session, args: &HistoryArgs) -> Result<()> {
     let versions = folder.history.versions(&path)?;
     let is_dir =
         versions.iter().rev().find_map(|p| p.entry.version()).is_none_or(|v| v.kind == FileKind::Dir);
-    let mut rows = Vec::new();
+    let (mut rows, mut pruned) = (Vec::new(), 0);
     if is_dir {
         folder.history.recent(&path, args.limit, &mut |at, past| {
+            if past.is_forgotten {
+                pruned += 1;
+                return Ok(());
+            }
             rows.push(row(session, &remotes, &past, &at, false)?);
             Ok(())
         })?;
     } else {
-        for past in &versions {
+        pruned = versions.iter().filter(|p| p.is_forgotten).count() as u64;
+        for past in versions.iter().filter(|p| !p.is_forgotten) {
             rows.push(row(session, &remotes, past, &path, true)?);
         }
     }
@@ -59,7 +64,11 @@ pub fn run(session: &Session, args: &HistoryArgs) -> Result<()> {
     if rows.is_empty() {
         return session.out.line("nothing recorded yet; `ddr commit` records the folder as it is");
     }
-    table(&rows, &[]).into_iter().try_for_each(|line| session.out.answer(line))
+    table(&rows, &[]).into_iter().try_for_each(|line| session.out.answer(line))?;
+    match pruned {
+        0 => Ok(()),
+        n => session.out.line(format!("{} more, pruned", count(n, "version"))),
+    }
 }
 
 fn row(
@@ -71,7 +80,7 @@ fn row(
 ) -> Result<Vec<String>> {
     let saved = is_saved(remotes, past)?;
     let (what, bytes, content) = match &past.entry.op {
-        Op::Del => ("deleted", None, None),
+        Op::Del | Op::Forget(_) => ("deleted", None, None),
         Op::Put(v) => match v.kind {
             FileKind::File => ("file", Some(v.size), v.content),
             FileKind::Dir => ("dir", None, None),

@@ -16,6 +16,7 @@ pub mod commit;
 pub mod completions;
 pub mod config;
 pub mod debug;
+pub mod diff;
 pub mod du;
 pub mod find;
 pub mod fsck;
@@ -27,6 +28,7 @@ pub mod output;
 pub mod pin;
 pub mod policy;
 pub mod progress;
+pub mod prune;
 pub mod rebuild;
 pub mod remote;
 pub mod restore;
@@ -111,10 +113,14 @@ pub enum Command {
     Whereis(whereis::WhereisArgs),
     /// Show recorded versions
     History(history::HistoryArgs),
-    /// Write an old version out again
+    /// Show what changed since a commit, a version or a time
+    Diff(diff::DiffArgs),
+    /// Write an old version out again, or a directory as it was
     Restore(restore::RestoreArgs),
     /// Find files by content
     Find(find::FindArgs),
+    /// Forget old versions, and free what they took
+    Prune(prune::PruneArgs),
     /// Free what nothing refers to in the stores
     Gc(gc::GcArgs),
     /// Check the stores, and repair them
@@ -154,8 +160,10 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Du(args) => du::run(session, args),
         Command::Whereis(args) => whereis::run(session, args),
         Command::History(args) => history::run(session, args),
+        Command::Diff(args) => diff::run(session, args),
         Command::Restore(args) => restore::run(session, args),
         Command::Find(args) => find::run(session, args),
+        Command::Prune(args) => prune::run(session, args),
         Command::Gc(args) => gc::run(session, args),
         Command::Fsck(args) => fsck::run(session, args),
         Command::Rebuild(args) => rebuild::run(session, args),

@@ -10,15 +10,22 @@ use super::clone::resolve;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::base::units::size;
+use crate::base::units::{Time, count, size};
 use crate::engine::folder::Folder;
 use crate::engine::restore::{RestoreOptions, restore};
+use crate::engine::restore_at::{AtOptions, restore_at};
+use crate::engine::when::clock;
 
 /// Arguments of `ddr restore`.
 #[derive(clap::Args, Debug)]
 pub struct RestoreArgs {
-    /// The file, with the number that `ddr history PATH` shows: PATH#3 (default: the newest there was)
-    pub path: OsString,
+    /// The file, with the number that `ddr history PATH` shows: PATH#3 (default: the newest there was);
+    /// with --at any number of files and directories
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<OsString>,
+    /// As it was at this time: 2d (ago), 2026-11-24, '2026-11-24 10:00'; what was not there then stays
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
     /// Write it there instead
     #[arg(long, value_name = "DEST")]
     pub to: Option<PathBuf>,
@@ -30,17 +37,58 @@ pub struct RestoreArgs {
     pub dry_run: bool,
 }
 
-/// Restores one version.
+/// Restores versions.
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<()> {
-    let (path, number) = split(&args.path)?;
     let mut folder = session.write()?;
-    let (path, number) = meant(session, &folder, args, path, number)?;
+    match &args.at {
+        Some(at) => as_of(session, &mut folder, args, at),
+        None => args.paths.iter().try_for_each(|path| one(session, &mut folder, args, path)),
+    }
+}
+
+/// Everything at and below some paths, as it was.
+fn as_of(session: &Session, folder: &mut Folder, args: &RestoreArgs, at: &str) -> Result<()> {
+    if args.to.is_none() && folder.tree.is_none() {
+        return Err(Error::Invalid("a bare peer has no files; say where to with --to DEST".into()));
+    }
+    let paths: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
+    let paths = session.paths(folder, &paths)?;
+    let options = AtOptions {
+        clock: clock(folder, at, Time::now())?,
+        name: at.to_string(),
+        to: args.to.as_ref().map(|to| session.cwd.join(to)),
+        force: args.force,
+        dry_run: args.dry_run,
+    };
+    let verb = if args.dry_run { "would restore" } else { "restored" };
+    let stats = restore_at(folder, &paths, &options, &mut |path, then, to| {
+        session.out.json(&json!({
+            "type": "restore", "path": path.to_string(), "n": then.n, "to": to.display().to_string(),
+            "size": then.version.size, "dry_run": args.dry_run,
+        }))?;
+        if args.dry_run {
+            session.out.line(format!("would restore {path}#{} ({})", then.n, size(then.version.size)))?;
+        }
+        Ok(())
+    })?;
+    session.terminal.clear();
+    session.out.line(format!(
+        "{verb} {} ({}) as of {at}; {} as they were",
+        count(stats.written, "file"),
+        size(stats.bytes),
+        stats.same
+    ))
+}
+
+fn one(session: &Session, folder: &mut Folder, args: &RestoreArgs, arg: &OsStr) -> Result<()> {
+    let (path, number) = split(arg)?;
+    let (path, number) = meant(session, folder, arg, path, number)?;
     let to = args.to.as_ref().map(|to| destination(&session.cwd.join(to), path.name()));
     if to.is_none() && folder.tree.is_none() {
         return Err(Error::Invalid("a bare peer has no files; say where to with --to DEST".into()));
     }
     let options = RestoreOptions { number, to, force: args.force, dry_run: args.dry_run };
-    let done = restore(&mut folder, &path, &options)?;
+    let done = restore(folder, &path, &options)?;
     session.terminal.clear();
     session.out.json(&json!({
         "type": "restore", "path": path.to_string(), "n": done.number, "to": done.to.display().to_string(),
@@ -59,13 +107,13 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<()> {
 fn meant(
     session: &Session,
     folder: &Folder,
-    args: &RestoreArgs,
+    arg: &OsStr,
     path: PathBuf,
     number: Option<u64>,
 ) -> Result<(RelPath, Option<u64>)> {
     let path = session.paths(folder, &[path])?.remove(0);
     if number.is_some() && folder.history.versions(&path)?.is_empty() {
-        let whole = session.paths(folder, &[PathBuf::from(&args.path)])?.remove(0);
+        let whole = session.paths(folder, &[PathBuf::from(arg)])?.remove(0);
         if !folder.history.versions(&whole)?.is_empty() {
             return Ok((whole, None));
         }

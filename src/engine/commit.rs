@@ -465,6 +465,30 @@ pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
     Ok(())
 }
 
+/// Records what is no version of any path: own log, index, and the logs of these stores.
+pub fn record(folder: &mut Folder, targets: &[Remote], ops: Vec<Op>) -> Result<()> {
+    let Folder { id, history, own, identity, instance, .. } = folder;
+    let missing = || Error::Unsupported("this needs a folder opened for writing".into());
+    let instance = instance.as_mut().ok_or_else(missing)?;
+    let mut committer = Committer::new(history, identity, instance, own, *id, targets)?;
+    let mut batch = Batch::new(committer.history, identity)?;
+    let none = Entry {
+        hlc: 0,
+        path: RelPath::root(),
+        op: Op::Del,
+        seen: vec![],
+        base: None,
+        moved_from: None,
+        moved_to: None,
+    };
+    for op in ops {
+        batch.push(Entry { op, ..none.clone() });
+    }
+    let last = batch.tail.number + batch.entries.len() as u64;
+    committer.write(batch, &[])?;
+    committer.instance.settle(last)
+}
+
 /// Carries a plan out. `settled` is called with every batch of durable, recorded files.
 pub fn run(
     folder: &mut Folder,

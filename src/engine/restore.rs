@@ -47,7 +47,7 @@ pub struct Restored {
 /// Picks the version of `path` that the options mean.
 pub fn pick(folder: &Folder, path: &RelPath, number: Option<u64>) -> Result<(u64, Version)> {
     let all = folder.history.versions(path)?;
-    let exists = |past: &&Past| past.entry.version().is_some();
+    let exists = |past: &&Past| past.entry.version().is_some() && !past.is_forgotten;
     let found = match number {
         Some(n) => all.iter().find(|p| p.n == n),
         None => all.iter().rev().find(exists),
@@ -56,6 +56,12 @@ pub fn pick(folder: &Folder, path: &RelPath, number: Option<u64>) -> Result<(u64
         let what = number.map_or(format!("{path} in history"), |n| format!("version {n} of {path}"));
         Error::Missing(format!("{what} (see `ddr history`)"))
     })?;
+    if past.is_forgotten {
+        return Err(Error::Missing(format!(
+            "the content of version {} of {path}, which was pruned,",
+            past.n
+        )));
+    }
     let version = past.entry.version().cloned();
     version
         .map(|v| (past.n, v))
@@ -88,7 +94,7 @@ pub fn restore(folder: &mut Folder, path: &RelPath, options: &RestoreOptions) ->
 }
 
 /// Records what stands at the path, unless history has it already.
-fn save_current(folder: &mut Folder, path: &RelPath, force: bool) -> Result<()> {
+pub(super) fn save_current(folder: &mut Folder, path: &RelPath, force: bool) -> Result<()> {
     let mut dirty = false;
     if folder.tree()?.stat(path)?.is_some() {
         survey(folder, std::slice::from_ref(path), &mut |item| {

@@ -12,7 +12,7 @@ use super::key::origin_id;
 use super::wire::{self, Reader};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId};
-use crate::model::entry::Entry;
+use crate::model::entry::{Entry, Op};
 
 const MAGIC: &[u8; 8] = b"ddrlog01";
 /// Most entries in a batch.
@@ -89,6 +89,9 @@ pub fn encode(mut head: BatchHead, entries: &[Entry], secret: &[u8; 32]) -> Resu
     let raw: Vec<u8> = entries.iter().flat_map(wire::to_cbor).collect();
     if entries.is_empty() || entries.len() > MAX_ENTRIES || raw.len() > MAX_RAW {
         return Err(Error::Invalid(format!("a log batch of {} entries", entries.len())));
+    }
+    if entries.iter().any(|e| matches!(e.op, Op::Forget(_))) && head.requires.is_empty() {
+        head.requires.push(wire::FORGET.into());
     }
     head.count = entries.len() as u32;
     head.raw_len = raw.len() as u32;
@@ -172,7 +175,6 @@ fn inflate(body: &[u8], len: usize) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::base::path::RelPath;
-    use crate::model::entry::Op;
 
     fn batch() -> (BatchHead, Vec<Entry>) {
         let secret = SigningKey::from_bytes(&[5; 32]);

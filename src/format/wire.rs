@@ -98,9 +98,15 @@ pub fn to_cbor<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("because writing to a Vec cannot fail")
 }
 
+/// Features that objects may require, by what the object is.
+const KNOWN: [(&str, &str); 1] = [("log", FORGET)];
+
+/// What a batch requires that has [`crate::model::entry::Op::Forget`] in it.
+pub const FORGET: &str = "forget";
+
 /// Refuses an object that requires a feature this build does not know.
 pub fn check_requires(what: &'static str, requires: &[String]) -> Result<()> {
-    match requires.first() {
+    match requires.iter().find(|name| !KNOWN.contains(&(what, name.as_str()))) {
         None => Ok(()),
         Some(name) => {
             Err(Error::Unsupported(format!("{what} requires the feature {name:?}; use a newer ddr")))

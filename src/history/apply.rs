@@ -11,7 +11,7 @@ use super::local::{self, LocalRow};
 use super::log::{self, Identity, LogObject, Tail};
 use super::origins::{self, Origins};
 use super::sql::{db, int};
-use super::{row, survey};
+use super::{forgotten, row, survey};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId};
 use crate::format::log::Batch;
@@ -241,6 +241,10 @@ impl<'c, 'o> Writer<'c, 'o> {
     fn group(&mut self, origin: &OriginId, group: &Group) -> Result<()> {
         let num = self.origins.num_or_new(self.conn, origin)?;
         for (number, entry) in (group.first..).zip(group.entries) {
+            if let Op::Forget(all) = &entry.op {
+                forgotten::add(self.conn, self.origins, all)?;
+                continue;
+            }
             // Present already: so is what followed from it.
             if row::write(&mut self.add_entry, num, number, entry)? {
                 self.settle(num, Dot { origin: *origin, number }, entry)?;

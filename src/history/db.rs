@@ -19,7 +19,11 @@ use crate::base::error::{Error, Result};
 use crate::disk;
 
 const APPLICATION_ID: i32 = 0x6464_7268;
-const SCHEMA: &[M<'static>] = &[M::up(include_str!("schema/1.sql")), M::up(include_str!("schema/2.sql"))];
+const SCHEMA: &[M<'static>] = &[
+    M::up(include_str!("schema/1.sql")),
+    M::up(include_str!("schema/2.sql")),
+    M::up(include_str!("schema/3.sql")),
+];
 
 /// The index over a folder's logs, and the table of what the working tree held.
 #[derive(Debug)]

@@ -163,6 +163,7 @@ fn weight(entry: &Entry) -> usize {
     let target = match &entry.op {
         Op::Put(version) => version.target.as_ref().map_or(0, Vec::len),
         Op::Del => 0,
+        Op::Forget(all) => all.iter().map(|runs| 64 + 9 * runs.runs.len()).sum(),
     };
     let paths = entry.path.as_bytes().len() + path(&entry.moved_from) + path(&entry.moved_to);
     256 + paths + target + 48 * entry.seen.len()

@@ -9,6 +9,7 @@ pub mod log;
 
 mod apply;
 mod db;
+mod forgotten;
 mod local;
 mod origins;
 mod read;
@@ -16,13 +17,16 @@ mod row;
 mod sql;
 mod summary;
 mod survey;
+mod then;
 mod used;
 
 pub use apply::CatchUp;
 pub use db::History;
+pub use forgotten::Light;
 pub use local::{LocalCursor, LocalRow};
 pub use log::{Identity, Tail};
 pub use read::{Head, Past};
 pub use summary::{Counts, Kept};
 pub use survey::LogObject;
+pub use then::Then;
 pub use used::UsedCursor;

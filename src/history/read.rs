@@ -40,6 +40,8 @@ pub struct Past {
     pub message: Option<String>,
     /// What its origin calls itself.
     pub origin_name: String,
+    /// Its content is no longer kept.
+    pub is_forgotten: bool,
 }
 
 const HEADS: &str = concat!(
@@ -173,7 +175,7 @@ impl History {
     }
 
     /// Calls `sink` for every path under `under` that has no head, in path order: its newest
-    /// deletion and the version before it.
+    /// deletion and the newest version that is still kept.
     pub fn deleted(
         &self,
         under: &RelPath,
@@ -181,7 +183,8 @@ impl History {
     ) -> Result<()> {
         self.grouped(DELETED, under, &mut |path, all| {
             let pasts = self.pasts(all)?;
-            let last = pasts.iter().rev().find_map(|p| p.entry.version().cloned());
+            let mut kept = pasts.iter().rev().filter(|p| !p.is_forgotten);
+            let last = kept.find_map(|p| p.entry.version().cloned());
             let deletion = pasts.into_iter().rev().find(|p| p.entry.op == Op::Del);
             match (deletion, last) {
                 (Some(deletion), Some(last)) => sink(path, deletion, last),
@@ -252,7 +255,7 @@ impl History {
         let seen = Vector::from_dots(&seen);
         Ok(match op {
             Op::Put(version) => (path, Some(Head { dot, hlc, version, seen })),
-            Op::Del => (path, None),
+            Op::Del | Op::Forget(_) => (path, None),
         })
     }
 
@@ -274,7 +277,8 @@ impl History {
             .map_err(db)?;
         let message = message.filter(|(_, last)| *last >= stored.number).map(|(text, _)| text);
         let origin_name = origins::name(&self.conn, &dot.origin)?;
-        Ok(Past { n, dot, entry: stored.entry, message, origin_name })
+        let is_forgotten = self.is_forgotten(&stored.entry.path, stored.origin, stored.number)?;
+        Ok(Past { n, dot, entry: stored.entry, message, origin_name, is_forgotten })
     }
 }
 

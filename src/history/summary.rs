@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::db::History;
+use super::forgotten::is_forgotten;
 use super::log::Tail;
 use super::origins;
 use super::row::columns;
@@ -33,7 +34,8 @@ pub struct Counts {
     pub entries: u64,
 }
 
-const ENTRIES: &str =
+/// Every entry of a range of paths, in path order.
+pub(super) const ENTRIES: &str =
     concat!("SELECT ", columns!(), " FROM entries e WHERE e.path >= ?1 AND e.path < ?2 ORDER BY e.path");
 const BY_CONTENT: &str =
     concat!("SELECT ", columns!(), " FROM entries e WHERE e.content = ?1 ORDER BY e.path");
@@ -42,6 +44,11 @@ const DELETED_SINCE: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM entries e WHERE e.kind IS NULL AND e.moved_to IS NULL AND e.hlc >= ?1 ORDER BY e.path"
+);
+
+const KEPT: &str = concat!(
+    "SELECT e.body_kind, e.body, e.size, e.content FROM entries e WHERE e.body IS NOT NULL AND NOT ",
+    is_forgotten!()
 );
 
 /// A content that a retained entry names.
@@ -72,7 +79,7 @@ impl History {
         Ok(origins::known(&self.conn)?.iter().map(|(_, tail)| tail.hlc).max().unwrap_or_default())
     }
 
-    /// BLAKE3 over knowledge, entries and heads: equal on all peers that applied the same entries,
+    /// BLAKE3 over knowledge, entries, heads and what is forgotten: equal on all peers that applied the same entries,
     /// in whatever order. The local table has no part in it.
     pub fn state_hash(&self) -> Result<[u8; 32]> {
         let mut hash = blake3::Hasher::new_derive_key("ddr 2026-11 history state");
@@ -93,6 +100,9 @@ impl History {
             }
             Ok(())
         })?;
+        for (first, last) in self.forgotten_ranges()? {
+            hash.update(&first.origin.0).update(&first.number.to_le_bytes()).update(&last.to_le_bytes());
+        }
         Ok(*hash.finalize().as_bytes())
     }
 
@@ -118,10 +128,7 @@ impl History {
     /// Calls `sink` with every content that a retained entry names and that has bytes: what gc must
     /// keep. A content of several entries comes several times.
     pub fn each_kept(&self, sink: &mut dyn FnMut(Kept) -> Result<()>) -> Result<()> {
-        let mut statement = self
-            .conn
-            .prepare_cached("SELECT body_kind, body, size, content FROM entries WHERE body IS NOT NULL")
-            .map_err(db)?;
+        let mut statement = self.conn.prepare_cached(KEPT).map_err(db)?;
         let mut rows = statement.query([]).map_err(db)?;
         while let Some(row) = rows.next().map_err(db)? {
             if let (Some(body), Some(content)) = (sql::body(row, 0)?, sql::content(row, 3)?) {

@@ -130,6 +130,55 @@ pub enum Op {
     /// It is gone.
     #[n(1)]
     Del,
+    /// Nothing, but these older versions, of any paths, are no longer kept. The entry's own path is the
+    /// root.
+    #[n(2)]
+    Forget(#[n(0)] Vec<Runs>),
+}
+
+/// Entries of one origin: how many numbers to skip, how many to take, and so on, from number 1.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Runs {
+    /// Whose entries.
+    #[n(0)]
+    pub origin: OriginId,
+    /// Skipped and taken numbers in turn; none but the first is 0.
+    #[n(1)]
+    pub runs: Vec<u64>,
+}
+
+impl Runs {
+    /// From numbers in order, without doubles.
+    pub fn of(origin: OriginId, numbers: impl IntoIterator<Item = u64>) -> Self {
+        let (mut runs, mut next): (Vec<u64>, u64) = (Vec::new(), 1);
+        for number in numbers {
+            match runs.last_mut() {
+                Some(taken) if number == next => *taken += 1,
+                _ => runs.extend([number - next, 1]),
+            }
+            next = number + 1;
+        }
+        Self { origin, runs }
+    }
+
+    /// First and last number of each run.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut next = 1;
+        self.runs.as_chunks::<2>().0.iter().map(move |[skip, take]| {
+            let first = next + skip;
+            next = first + take;
+            (first, next - 1)
+        })
+    }
+
+    fn validate(&self) -> Result<()> {
+        let sum = self.runs.iter().try_fold(1u64, |sum, n| sum.checked_add(*n));
+        let is_odd = !self.runs.len().is_multiple_of(2) || self.runs.iter().skip(1).any(|n| *n == 0);
+        if is_odd || sum.is_none_or(|sum| sum > i64::MAX as u64) {
+            return Err(Error::corrupt("history entry", "runs of numbers out of range"));
+        }
+        Ok(())
+    }
 }
 
 /// The name of an entry: its origin and its number there (1, 2, 3 ... without gaps).
@@ -177,7 +226,8 @@ impl Entry {
     /// Checks a decoded entry.
     pub fn validate(&self) -> Result<()> {
         let moved = [&self.moved_from, &self.moved_to];
-        if self.path.is_root() || moved.into_iter().flatten().any(RelPath::is_root) {
+        let forgets = matches!(self.op, Op::Forget(_));
+        if self.path.is_root() != forgets || moved.into_iter().flatten().any(RelPath::is_root) {
             return Err(Error::corrupt("history entry", "path out of range"));
         }
         if self.seen.len() > MAX_SEEN || self.seen.iter().any(|dot| dot.number > i64::MAX as u64) {
@@ -189,6 +239,7 @@ impl Entry {
         match &self.op {
             Op::Put(version) => version.validate(),
             Op::Del => Ok(()),
+            Op::Forget(all) => all.iter().try_for_each(Runs::validate),
         }
     }
 
@@ -196,7 +247,7 @@ impl Entry {
     pub fn version(&self) -> Option<&Version> {
         match &self.op {
             Op::Put(version) => Some(version),
-            Op::Del => None,
+            Op::Del | Op::Forget(_) => None,
         }
     }
 

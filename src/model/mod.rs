@@ -10,4 +10,5 @@ pub mod reach;
 pub mod related;
 pub mod release;
 pub mod residency;
+pub mod retention;
 pub mod version;

@@ -1038,8 +1038,10 @@ fn help() {
       du           Local against logical size
       whereis      Show which stores have a file's content
       history      Show recorded versions
-      restore      Write an old version out again
+      diff         Show what changed since a commit, a version or a time
+      restore      Write an old version out again, or a directory as it was
       find         Find files by content
+      prune        Forget old versions, and free what they took
       gc           Free what nothing refers to in the stores
       fsck         Check the stores, and repair them
       rebuild      Make every index anew from the objects

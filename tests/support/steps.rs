@@ -21,6 +21,8 @@ pub enum Verb {
     Commit,
     /// Free what nothing refers to.
     Gc,
+    /// Forget old versions.
+    Prune,
     /// Make the indexes anew.
     Rebuild,
     /// Write an old version.
