@@ -11,6 +11,7 @@ mod local;
 mod policy;
 mod powercut;
 mod rot;
+mod ssh;
 mod stores;
 mod stubs;
 mod support;

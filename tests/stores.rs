@@ -19,6 +19,7 @@ use ddr::format::key::{FolderKey, Keys};
 use ddr::format::seal::{Opener, Sealed, Sealer};
 use ddr::format::store::{FORMAT, StoreHead};
 use ddr::model::entry::Kind;
+use ddr::peer::sftp::SftpBucket;
 use ddr::store::dir::DirBucket;
 use ddr::store::faulty::Faulty;
 use ddr::store::memory::MemoryBucket;
@@ -110,11 +111,17 @@ fn buckets() -> Vec<Place> {
     let dirs = tempfile::tempdir().unwrap();
     let dir = DirBucket::create(&dirs.path().join("a/b/store")).unwrap();
     let fresh = || tempfile::tempdir().unwrap();
-    vec![
+    let mut all = vec![
         place("dir", Arc::new(dir), dirs),
         place("memory", Arc::new(MemoryBucket::default()), fresh()),
         place("faulty", Arc::new(Faulty::new(MemoryBucket::default(), vec![])), fresh()),
-    ]
+    ];
+    if let Some(sshd) = crate::ssh::shared() {
+        let dirs = fresh();
+        let host = crate::ssh::host(sshd, &dirs.path().join("a/b/store"));
+        all.push(place("sftp", Arc::new(SftpBucket::create(host).unwrap()), dirs));
+    }
+    all
 }
 
 /// An empty store on each kind of bucket.

@@ -43,6 +43,7 @@ fn open(shell: &Shell) -> Folder {
         wait: Duration::ZERO,
         progress: Arc::new(Recorder::default()),
         cancel: Cancel::default(),
+        login: Default::default(),
     };
     Folder::find(&shell.sandbox.folder(), Access::Write, context).unwrap()
 }

@@ -165,7 +165,9 @@ impl Error {
         match self {
             Self::NoFolder(_) => Some("run `ddr init` in the directory you want ddr to look after"),
             Self::Locked(_) => Some("wait for it to finish, or pass --wait 1m"),
-            Self::Offline { .. } => Some("mount or plug in the disk, then run the command again"),
+            Self::Offline { .. } => {
+                Some("mount or plug in its disk, or start its machine, then run the command again")
+            }
             Self::Corrupt { .. } => Some("run `ddr fsck --read-data` to see the extent of the damage"),
             Self::Damaged(_) => {
                 Some("`ddr fsck --read-data --repair` copies out what is whole and deletes nothing")

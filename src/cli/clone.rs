@@ -4,15 +4,18 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::json;
 
+use super::far::FarArgs;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::clone;
+use crate::engine::config::RemoteConfig;
+use crate::peer::url::Url;
 
 /// Arguments of `ddr clone`.
 #[derive(clap::Args, Debug)]
 pub struct CloneArgs {
-    /// The store: /path or file:///path
+    /// The store: /path, ssh://host/path, host:path or sftp://host/path
     pub store: String,
     /// The new folder (default: the store's name, here)
     pub dir: Option<PathBuf>,
@@ -22,6 +25,9 @@ pub struct CloneArgs {
     /// Accept that store and folder lie on one disk
     #[arg(long)]
     pub same_disk: bool,
+    /// How to reach another machine
+    #[command(flatten)]
+    pub far: FarArgs,
 }
 
 /// Makes the tree and says how much of it is local.
@@ -30,12 +36,13 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
     let dir = match &args.dir {
         Some(dir) => session.cwd.join(dir),
         None => {
-            let name = std::path::Path::new(&store).file_name();
+            let name = Url::parse(&store)?.file_name();
             session.cwd.join(name.ok_or_else(|| Error::Invalid("name the new directory".into()))?)
         }
     };
     let dir = resolve(&dir);
-    let (_, stats) = clone::clone(&store, &dir, &args.name, args.same_disk, session.context())?;
+    let remote = RemoteConfig { same_disk: args.same_disk, ..args.far.remote(store) };
+    let (_, stats) = clone::clone(&remote, &dir, &args.name, args.far.context(session))?;
     session.out.json(&json!({
         "type": "clone", "path": dir.display().to_string(), "made": stats.made, "stubs": stats.stubs,
         "stub_bytes": stats.stub_bytes, "written_bytes": stats.written_bytes, "problems": session.terminal.problem_count(),
@@ -57,7 +64,7 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
 /// Relative directories count from where the user is. Links and `..` are resolved as far as there is
 /// something to resolve, so that where a store lies is judged by where it really is.
 pub fn absolute(session: &Session, url: &str) -> Result<String> {
-    if url.contains("://") || is_host_path(url) {
+    if Url::is_remote(url) {
         return Ok(url.to_string());
     }
     let path = resolve(&session.cwd.join(url));
@@ -76,9 +83,4 @@ pub fn resolve(path: &Path) -> PathBuf {
         (Err(_), Some(parent), Some(last)) => resolve(parent).join(last),
         _ => path.to_path_buf(),
     }
-}
-
-/// `host:path`, by git's rule: no slash before the first colon.
-fn is_host_path(url: &str) -> bool {
-    url.split_once(':').is_some_and(|(host, _)| !host.contains('/'))
 }

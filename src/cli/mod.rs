@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::base::error::Result;
 
+pub mod ask;
 pub mod checkout;
 pub mod clone;
 pub mod commit;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod debug;
 pub mod diff;
 pub mod du;
+pub mod far;
 pub mod find;
 pub mod fsck;
 pub mod gc;

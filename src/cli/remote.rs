@@ -2,12 +2,14 @@
 
 use serde_json::json;
 
+use super::far::FarArgs;
 use super::output::{WARN, styled, table};
 use super::session::Session;
 use crate::base::error::{Error, Result};
-use crate::engine::config;
+use crate::engine::config::{self, RemoteConfig, Transport};
 use crate::engine::init::{AddRemote, add_remote};
 use crate::engine::remotes::Remotes;
+use crate::peer::url::Url;
 
 /// What to do with remotes.
 #[derive(clap::Subcommand, Debug)]
@@ -16,7 +18,7 @@ pub enum RemoteCommand {
     Add {
         /// The name
         name: String,
-        /// The directory: /mnt/disk2/docs or file:///mnt/disk2/docs
+        /// /path, ssh://host/path or host:path (a machine with ddr), sftp://host/path (one without)
         url: String,
         /// Make the store there
         #[arg(long)]
@@ -27,6 +29,9 @@ pub enum RemoteCommand {
         /// What fails together with this store (default: its device)
         #[arg(long)]
         domain: Option<String>,
+        /// How to reach another machine
+        #[command(flatten)]
+        far: FarArgs,
     },
     /// List remotes, and whether they can be reached
     List,
@@ -43,6 +48,12 @@ pub enum RemoteCommand {
         /// What fails together with it
         #[arg(long)]
         domain: Option<String>,
+        /// What carries ssh: ssh2 or openssh
+        #[arg(long, value_name = "HOW")]
+        transport: Option<Transport>,
+        /// What to run on the other machine
+        #[arg(long, value_name = "DDR")]
+        program: Option<String>,
     },
     /// Forget a remote; the store itself stays as it is
     Remove {
@@ -57,30 +68,37 @@ pub enum RemoteCommand {
 /// Runs one of them.
 pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
     match command {
-        RemoteCommand::Add { name, url, init, same_disk, domain } => {
+        RemoteCommand::Add { name, url, init, same_disk, domain, far } => {
             let mut folder = session.write()?;
-            let add =
-                AddRemote { init: *init, same_disk: *same_disk, domain: domain.clone(), reading: false };
+            folder.context = far.context(session);
             let url = super::clone::absolute(session, url)?;
-            add_remote(&mut folder, name, &url, &add)?;
+            let remote =
+                RemoteConfig { same_disk: *same_disk, domain: domain.clone(), ..far.remote(url.clone()) };
+            add_remote(&mut folder, name, &remote, &AddRemote { init: *init, reading: false })?;
             session.out.json(&json!({ "type": "remote", "name": name, "url": url, "made": init }))?;
             session.out.line(format!("added remote {name}: {url}"))?;
             session.out.line("Next: ddr stash PATH places files there and frees their space here")
         }
         RemoteCommand::List => list(session),
-        RemoteCommand::Set { name, url, same_disk, domain } => {
+        RemoteCommand::Set { name, url, same_disk, domain, transport, program } => {
             let folder = session.write()?;
             let file = folder.dir.join("config.toml");
             known(&folder, name)?;
+            let set =
+                |key: &str, value: &str| config::edit(&file, &format!("remote.{name}.{key}"), Some(value));
             if let Some(url) = url {
                 let url = super::clone::absolute(session, url)?;
-                config::edit(&file, &format!("remote.{name}.url"), Some(&url))?;
+                Url::parse(&url)?;
+                set("url", &url)?;
             }
             if *same_disk {
-                config::edit(&file, &format!("remote.{name}.same_disk"), Some("true"))?;
+                set("same_disk", "true")?;
             }
-            if let Some(domain) = domain {
-                config::edit(&file, &format!("remote.{name}.domain"), Some(domain))?;
+            if let Some(transport) = transport {
+                set("transport", transport.name())?;
+            }
+            for (key, value) in [("domain", domain), ("program", program)] {
+                value.as_ref().map_or(Ok(()), |value| set(key, value))?;
             }
             session.out.line(format!("changed remote {name}"))
         }

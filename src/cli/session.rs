@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Global;
 use super::output::Output;
 use super::progress::Terminal;
+use super::{Global, ask};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -47,6 +47,7 @@ impl Session {
             state_dir: home(dirs.get_state_home(), "state")?,
             wait: units::parse_duration(&global.wait)?,
             progress: terminal.clone(),
+            login: ask::login(&terminal, &cancel),
             cancel,
         };
         Ok(Self { cwd, out, terminal, context })

@@ -14,6 +14,7 @@ use crate::engine::remotes::Remotes;
 use crate::engine::survey::{Change, Item, survey};
 use crate::local::stat::FileType;
 use crate::model::residency::Residency;
+use crate::peer::url::Url;
 
 /// Arguments of `ddr status`.
 #[derive(clap::Args, Debug)]
@@ -154,7 +155,7 @@ fn stores(session: &Session, folder: &Folder) -> Result<()> {
 }
 
 fn free_space(folder: &Folder, name: &str) -> Option<u64> {
-    let path = crate::engine::config::url_path(&folder.config.remote.get(name)?.url).ok()?;
+    let Url::Dir(path) = folder.config.remote.get(name)?.place().ok()? else { return None };
     let fs = rustix::fs::statvfs(&path).ok()?;
     Some(fs.f_bavail * fs.f_frsize)
 }

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::commit;
+use super::config::RemoteConfig;
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
+use super::hold;
 use super::init::{AddRemote, NewPeer, add_remote, make_peer};
-use super::remotes::{Remotes, open_bucket};
+use super::places;
+use super::remotes::Remotes;
 use super::spread::spread;
 use super::survey::local_row;
-use super::{config, hold};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
@@ -52,17 +54,15 @@ pub struct CloneStats {
     pub problems: u64,
 }
 
-/// Makes the peer directory in `dir` from the store at `url` (its remote will be called `name`),
-/// then the tree.
+/// Makes the peer directory in `dir` from a store (its remote will be called `name`), then the tree.
 pub fn clone(
-    url: &str,
+    remote: &RemoteConfig,
     dir: &Path,
     name: &str,
-    same_disk: bool,
     context: Context,
 ) -> Result<(Folder, CloneStats)> {
-    let path = config::url_path(url)?;
-    let place = open_bucket(name, &path)?;
+    let url = remote.place()?;
+    let place = places::open(name, remote, &context.login)?;
     let head = Packs::head(place.bucket.as_ref())?;
     let key = head.key.ok_or_else(|| Error::Refused("this store does not hold the folder's key".into()))?;
     let peer = dir.join(".ddr");
@@ -90,16 +90,16 @@ pub fn clone(
     // Only a clone that was cut short is continued.
     let own = folder.config.remote.get(name);
     let continued =
-        own.map_or(folder.config.remote.is_empty(), |r| config::url_path(&r.url).is_ok_and(|p| p == path));
+        own.map_or(folder.config.remote.is_empty(), |r| r.place().is_ok_and(|there| there == url));
     if existed && !continued {
         return Err(Error::Refused(format!(
             "{} is a peer of this folder already; to use one more store, run: ddr remote add NAME {}",
             dir.display(),
-            path.display()
+            remote.url
         )));
     }
     if own.is_none() {
-        add_remote(&mut folder, name, url, &AddRemote { same_disk, reading: true, ..AddRemote::default() })?;
+        add_remote(&mut folder, name, remote, &AddRemote { init: false, reading: true })?;
     }
     let stats = materialise(&mut folder)?;
     Ok((folder, stats))

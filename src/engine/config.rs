@@ -17,6 +17,7 @@ use crate::format::stub::MIN_STUB;
 use crate::model::policy::doc::{ClassDoc, Doc, LimitDoc, RuleDoc, TierDoc, WaterDoc};
 use crate::model::policy::pins::Pins;
 use crate::model::policy::value::Age;
+use crate::peer::url::Url;
 
 /// Settings of one folder; every field has a default.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -106,17 +107,66 @@ pub struct GcConfig {
 }
 
 /// One remote.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteConfig {
-    /// Where it is: a directory.
+    /// Where it is: `/path`, `ssh://host/path`, `host:path` or `sftp://host/path`.
     pub url: String,
+    /// What carries ssh: `ssh2` (the default) or `openssh`, the `ssh` program.
+    #[serde(default)]
+    pub transport: Transport,
+    /// What to run on the other machine (`ddr`).
+    #[serde(default)]
+    pub program: Option<String>,
     /// The user accepts that it lies on the folder's own disk.
     #[serde(default)]
     pub same_disk: bool,
     /// Failure domain, where the device does not tell (two partitions of one disk, say).
     #[serde(default)]
     pub domain: Option<String>,
+}
+
+/// What carries the protocol to another machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// libssh2, in this process.
+    #[default]
+    Ssh2,
+    /// The `ssh` program.
+    Openssh,
+}
+
+impl Transport {
+    /// As it is written in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ssh2 => "ssh2",
+            Self::Openssh => "openssh",
+        }
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Transport {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = [Self::Ssh2, Self::Openssh].into_iter().find(|t| t.name() == text);
+        known.ok_or_else(|| Error::Invalid(format!("{text:?} is none of ssh2, openssh")))
+    }
+}
+
+impl RemoteConfig {
+    /// Where it is.
+    pub fn place(&self) -> Result<Url> {
+        Url::parse(&self.url)
+    }
 }
 
 impl Config {
@@ -191,19 +241,6 @@ pub fn check_remote_name(name: &str) -> Result<()> {
         && !name.starts_with('-')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if ok { Ok(()) } else { Err(Error::Invalid(format!("{name:?} is no name for a remote"))) }
-}
-
-/// The directory a remote's URL stands for.
-pub fn url_path(url: &str) -> Result<PathBuf> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return Ok(PathBuf::from(path));
-    }
-    if url.starts_with('/') {
-        return Ok(PathBuf::from(url));
-    }
-    Err(Error::Unsupported(format!(
-        "{url:?}: only directories (/path or file:///path) can be remotes so far"
-    )))
 }
 
 /// Edits one key of the file, keeping everything else as it stands; `None` removes it.

@@ -25,6 +25,7 @@ use crate::history::History;
 use crate::history::log::{self, Identity};
 use crate::local::replace;
 use crate::local::root::Root;
+use crate::peer::host::Login;
 use crate::store::dir::DirBucket;
 
 /// Where ddr keeps what is not part of a folder, and who is told about the work.
@@ -40,6 +41,8 @@ pub struct Context {
     pub progress: Arc<dyn Progress>,
     /// Set when the user wants to stop.
     pub cancel: Cancel,
+    /// How to log in to other machines.
+    pub login: Login,
 }
 
 /// Whether a verb changes anything.

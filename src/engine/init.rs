@@ -5,15 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{self, Config};
+use super::config::{self, Config, RemoteConfig, Transport};
 use super::folder::Folder;
 use super::instance::{FORMAT, FolderFile, KeysFile, random};
-use super::remotes::{OWN, Remotes, domain_at, is_beside, open_bucket};
+use super::places;
+use super::remotes::{OWN, Remotes, domain_at, is_beside};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, StoreId};
 use crate::disk;
 use crate::format::key::FolderKey;
 use crate::format::store::{FORMAT as STORE_FORMAT, StoreHead};
+use crate::peer::url::Url;
 use crate::store::dir::DirBucket;
 use crate::store::packs::Packs;
 
@@ -84,14 +86,7 @@ pub fn make_peer(new: &NewPeer) -> Result<()> {
     }
     let store = dir.join("store");
     let bucket = DirBucket::create(&store)?;
-    let head = StoreHead {
-        format: STORE_FORMAT,
-        requires: vec![],
-        folder: new.folder.0,
-        store: StoreId(random()?),
-        key: Some(new.folder.1.0),
-        name: new.name.into(),
-    };
+    let head = store_head(new.name, new.folder.0, &new.folder.1)?;
     // An interrupted earlier attempt may have left its store head; its key was never used.
     if store.join("folder").exists() {
         std::fs::remove_file(store.join("folder")).map_err(|e| Error::io("removing", &store, e))?;
@@ -122,63 +117,64 @@ fn make_private_dir(path: &Path) -> Result<()> {
 /// How a remote is added.
 #[derive(Debug, Default)]
 pub struct AddRemote {
-    /// Make the store (a bare peer) there.
+    /// Make the store there: a bare peer, or plain objects where there is no ddr.
     pub init: bool,
-    /// Accept the folder's own disk.
-    pub same_disk: bool,
-    /// Failure domain, where the device does not tell.
-    pub domain: Option<String>,
     /// It is only read from so far (a clone): its disk does not matter yet.
     pub reading: bool,
 }
 
 /// Adds a remote to the folder's settings, making its store where asked to.
-pub fn add_remote(folder: &mut Folder, name: &str, url: &str, add: &AddRemote) -> Result<()> {
+pub fn add_remote(folder: &mut Folder, name: &str, remote: &RemoteConfig, add: &AddRemote) -> Result<()> {
     config::check_remote_name(name)?;
     if name == OWN || folder.config.remote.contains_key(name) {
         return Err(Error::Refused(format!("there is a remote {name} already; see `ddr remote list`")));
     }
-    let path = config::url_path(url)?;
-    check_place(folder, &path, add)?;
-    if add.init {
-        make_store(folder, &path)?;
+    let url = remote.place()?;
+    if let Url::Dir(path) = &url {
+        check_place(folder, path, remote, add)?;
     }
-    let place = open_bucket(name, &path).map_err(|e| match e {
-        Error::Offline { .. } if !add.init => {
-            Error::Missing(format!("a store in {} (to make one there, add --init)", path.display()))
-        }
-        e => e,
+    let login = folder.context.login.clone();
+    if add.init {
+        make_store(folder, &url)?;
+    }
+    let absent = || Error::Missing(format!("a store in {url} (to make one there, add --init)"));
+    let place = places::open(name, remote, &login).map_err(|e| match (e, &url) {
+        (Error::Offline { .. }, Url::Dir(_)) | (Error::Missing(_), _) if !add.init => absent(),
+        (e, _) => e,
     })?;
     let head = Packs::head(place.bucket.as_ref())?;
     if head.folder != folder.id {
-        return Err(Error::Refused(format!(
-            "{} is a store of another folder ({})",
-            path.display(),
-            head.name
-        )));
+        return Err(Error::Refused(format!("{url} is a store of another folder ({})", head.name)));
     }
     let others = Remotes::open(folder)?.online;
     if let Some(other) = others.iter().find(|r| r.packs.id() == head.store) {
-        return Err(Error::Refused(format!(
-            "{} is the store of remote {} already",
-            path.display(),
-            other.name
-        )));
+        return Err(Error::Refused(format!("{url} is the store of remote {} already", other.name)));
     }
     let file = folder.dir.join("config.toml");
-    config::edit(&file, &format!("remote.{name}.url"), Some(&path_text(&path)?))?;
-    if add.same_disk {
-        config::edit(&file, &format!("remote.{name}.same_disk"), Some("true"))?;
-    }
-    if let Some(domain) = &add.domain {
-        config::edit(&file, &format!("remote.{name}.domain"), Some(domain))?;
-    }
+    write_remote(&file, name, remote)?;
     folder.config = Config::load(&file)?;
     Ok(())
 }
 
+fn write_remote(file: &Path, name: &str, remote: &RemoteConfig) -> Result<()> {
+    let set = |key: &str, value: &str| config::edit(file, &format!("remote.{name}.{key}"), Some(value));
+    match remote.place()? {
+        Url::Dir(path) => set("url", &path_text(&path)?)?,
+        _ => set("url", &remote.url)?,
+    }
+    if remote.same_disk {
+        set("same_disk", "true")?;
+    }
+    if remote.transport == Transport::Openssh {
+        set("transport", "openssh")?;
+    }
+    [("domain", &remote.domain), ("program", &remote.program)]
+        .into_iter()
+        .try_for_each(|(key, value)| value.as_ref().map_or(Ok(()), |value| set(key, value)))
+}
+
 /// A store may not lie inside the tree or the tree inside it, nor silently on the same disk.
-fn check_place(folder: &Folder, path: &Path, add: &AddRemote) -> Result<()> {
+fn check_place(folder: &Folder, path: &Path, remote: &RemoteConfig, add: &AddRemote) -> Result<()> {
     let Some(tree) = &folder.tree else { return Ok(()) };
     let root = tree.path();
     let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -188,7 +184,7 @@ fn check_place(folder: &Folder, path: &Path, add: &AddRemote) -> Result<()> {
     if root.starts_with(&real) {
         return Err(Error::Refused(format!("the folder lies inside {}", path.display())));
     }
-    let accepted = add.same_disk || add.reading || add.domain.is_some();
+    let accepted = remote.same_disk || add.reading || remote.domain.is_some();
     if !accepted && is_beside(folder, domain_at(path)?)? {
         return Err(Error::Refused(format!(
             "{} is on the same disk as the folder: it would be lost together with it; choose another disk, or add --same-disk",
@@ -198,7 +194,30 @@ fn check_place(folder: &Folder, path: &Path, add: &AddRemote) -> Result<()> {
     Ok(())
 }
 
-fn make_store(folder: &Folder, path: &Path) -> Result<()> {
+fn make_store(folder: &Folder, url: &Url) -> Result<()> {
+    match url {
+        Url::Dir(path) => make_bare(folder, path),
+        Url::Sftp(address) => {
+            let bucket = places::make_sftp(address.clone(), &folder.context.login)?;
+            let name = url.file_name().unwrap_or_else(|| "store".into());
+            Packs::init(&bucket, &store_head(&name, folder.id, &folder.folder_key)?)
+        }
+        Url::Ssh(_) => Err(Error::Unsupported("ssh:// remotes".into())),
+    }
+}
+
+fn store_head(name: &str, folder: FolderId, key: &FolderKey) -> Result<StoreHead> {
+    Ok(StoreHead {
+        format: STORE_FORMAT,
+        requires: vec![],
+        folder,
+        store: StoreId(random()?),
+        key: Some(key.0),
+        name: name.into(),
+    })
+}
+
+fn make_bare(folder: &Folder, path: &Path) -> Result<()> {
     if path.join("folder.toml").exists() || path.join("folder").exists() {
         return Err(Error::Refused(format!(
             "{} holds a store already; add it without --init",

@@ -22,6 +22,7 @@ pub mod mend;
 pub mod objects;
 pub mod pin;
 pub mod place;
+pub mod places;
 pub mod policy;
 pub mod prune;
 pub mod rebuild;

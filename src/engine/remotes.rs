@@ -9,18 +9,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::config::{self, RemoteConfig};
+use super::config::RemoteConfig;
 use super::folder::Folder;
+use super::places::{self, domain_of};
 use crate::base::error::{Error, Result};
-use crate::base::id::RecordId;
+use crate::base::id::{FolderId, RecordId};
 use crate::base::units::Time;
+use crate::format::key::Keys;
 use crate::format::seal::{Opener, Sealed};
 use crate::model::entry::{Body, Kind};
 use crate::model::manifest::Manifest;
-use crate::store::dir::DirBucket;
+use crate::peer::host::Login;
+use crate::peer::url::Url;
+use crate::store::Store;
 use crate::store::domain;
 use crate::store::packs::Packs;
-use crate::store::{Bucket, Store};
 
 /// What the folder's own store is called.
 pub const OWN: &str = "own";
@@ -51,9 +54,10 @@ impl Remotes {
     /// Opens every configured remote. Only unreachable ones are tolerated; a store of another
     /// folder or of a newer format is an error.
     pub fn open(folder: &Folder) -> Result<Self> {
+        let opened = open_each(folder)?;
         let (mut online, mut offline) = (Vec::new(), Vec::new());
-        for (name, remote) in &folder.config.remote {
-            match open_remote(folder, name, remote) {
+        for (name, remote) in folder.config.remote.keys().zip(opened) {
+            match remote {
                 Ok(remote) => {
                     refuse_twice(&online, &remote)?;
                     online.push(remote);
@@ -212,60 +216,68 @@ pub fn open_own(folder: &Folder) -> Result<Remote> {
     })
 }
 
-fn open_remote(folder: &Folder, name: &str, remote: &RemoteConfig) -> Result<Remote> {
-    let path = config::url_path(&remote.url)?;
-    let place = open_bucket(name, &path)?;
-    let beside = place.device.map_or(Ok(false), |d| is_beside(folder, d))?;
-    let counts = !beside || remote.same_disk || remote.domain.is_some();
-    let index = folder.context.cache_dir.join("index");
-    let packs = Packs::open(name, place.bucket, folder.id, &folder.keys, &index);
-    let packs = packs.map_err(|e| match e {
-        Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
-        e => e,
-    })?;
-    let domain = remote.domain.clone().unwrap_or(place.domain);
-    Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
+/// What opening a store needs of a folder; may go to other threads.
+struct Opening<'a> {
+    id: FolderId,
+    keys: &'a Keys,
+    tree: Option<u64>,
+    index: PathBuf,
+    login: &'a Login,
 }
 
-/// A bucket, and what it would be lost together with.
-pub struct Place {
-    /// The objects.
-    pub bucket: Arc<dyn Bucket>,
-    /// Its failure domain, unless the user names another: the device of a directory, the host of a peer.
-    pub domain: String,
-    /// The number of that, if it is one of this machine.
-    pub device: Option<u64>,
-}
-
-/// The bucket in a directory: that of a bare peer, or a plain store.
-pub fn open_bucket(name: &str, path: &Path) -> Result<Place> {
-    let offline = |why: String| Error::Offline { name: name.into(), why };
-    let inner = path.join("store");
-    let place = if inner.join("folder").is_file() { inner } else { path.to_path_buf() };
-    if !place.join("folder").is_file() {
-        let there = std::fs::metadata(path).is_ok();
-        let what = if there {
-            "holds no store (is its disk mounted?)"
-        } else {
-            "does not exist (is its disk mounted?)"
-        };
-        return Err(offline(format!("{} {what}", path.display())));
+/// Every remote, side by side: one slow machine must not hold up the others. In the order of their
+/// names.
+fn open_each(folder: &Folder) -> Result<Vec<Result<Remote>>> {
+    let opening = Opening {
+        id: folder.id,
+        keys: &folder.keys,
+        tree: own_domain(folder)?,
+        index: folder.context.cache_dir.join("index"),
+        login: &folder.context.login,
+    };
+    let remotes = &folder.config.remote;
+    let is_far = |r: &RemoteConfig| !matches!(r.place(), Ok(Url::Dir(_)));
+    if !remotes.values().any(is_far) {
+        return Ok(remotes.iter().map(|(name, remote)| opening.open(name, remote)).collect());
     }
-    let bucket = DirBucket::open(&place)?;
-    let device = bucket.domain();
-    Ok(Place { bucket: Arc::new(bucket), domain: domain_of(device), device: Some(device) })
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            remotes.iter().map(|(name, remote)| scope.spawn(|| opening.open(name, remote))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Remote>>| {
+            thread.join().map_err(|_| Error::Changed("opening a store failed unexpectedly".into()))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
-/// Name of a failure domain that nobody named.
-pub fn domain_of(place: u64) -> String {
-    format!("dev-{place:x}")
+impl Opening<'_> {
+    fn open(&self, name: &str, remote: &RemoteConfig) -> Result<Remote> {
+        let place = places::open(name, remote, self.login).map_err(|e| match e {
+            // It was there when it was added.
+            Error::Missing(what) => Error::Offline { name: name.into(), why: format!("{what} not found") },
+            e => e,
+        })?;
+        let beside = place.device.is_some() && place.device == self.tree;
+        let counts = !beside || remote.same_disk || remote.domain.is_some();
+        let packs = Packs::open(name, place.bucket, self.id, self.keys, &self.index);
+        let packs = packs.map_err(|e| match e {
+            Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
+            e => e,
+        })?;
+        let domain = remote.domain.clone().unwrap_or(place.domain);
+        Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
+    }
 }
 
 /// Whether the folder's own files lie in this failure domain.
 pub fn is_beside(folder: &Folder, place: u64) -> Result<bool> {
-    let Some(tree) = &folder.tree else { return Ok(false) };
-    let own = domain::of(tree.as_ref()).map_err(|e| Error::io("examining", tree.path(), e))?;
-    Ok(own == place)
+    Ok(own_domain(folder)? == Some(place))
+}
+
+/// Failure domain of the folder's own files, if it has any.
+fn own_domain(folder: &Folder) -> Result<Option<u64>> {
+    let Some(tree) = &folder.tree else { return Ok(None) };
+    domain::of(tree.as_ref()).map(Some).map_err(|e| Error::io("examining", tree.path(), e))
 }
 
 /// Failure domain of the nearest existing directory at or above `path`.

@@ -5,4 +5,15 @@
 //! resumed. Whatever comes over the stream is checked before it is used. Knows no folder's tree and
 //! no verb; what is sent is in docs/PROTOCOL.md.
 
+pub mod auth;
+pub mod config;
+pub mod host;
+pub mod hosts;
+pub mod openssh;
+pub mod proxy;
+mod pump;
+pub mod remote;
+pub mod sftp;
+pub mod ssh;
 pub mod stream;
+pub mod url;

@@ -79,25 +79,12 @@ impl ChildDial {
 impl Dial for ChildDial {
     fn dial(&self) -> Result<Stream> {
         use std::os::unix::process::CommandExt;
-        let place = self.place();
         let (program, args) =
             self.program.split_first().ok_or_else(|| Error::Invalid("no command to run".into()))?;
         let mut command = Command::new(program);
-        command.args(args).envs(self.environment.iter().map(|(k, v)| (k, v)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::Missing(format!("the program {}", program.display())),
-            _ => Error::io("running", program, e),
-        })?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(Error::Invalid(format!("{place}: it has no pipes")));
-        };
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let listener = listen(stderr, Arc::clone(&said));
-        let end = Box::new(ChildEnd { child, said, listener: Some(listener), place });
-        Ok(Stream { reader: stdout.into(), writer: stdin.into(), end })
+        command.args(args).envs(self.environment.iter().map(|(k, v)| (k, v))).process_group(0);
+        let (reader, writer, end) = ChildEnd::start(command, self.place(), true)?;
+        Ok(Stream { reader, writer, end: Box::new(end) })
     }
 
     fn place(&self) -> String {
@@ -129,14 +116,48 @@ fn listen(stderr: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> 
 }
 
 /// A running command.
-struct ChildEnd {
+pub struct ChildEnd {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
     listener: Option<JoinHandle<()>>,
     place: String,
+    group: bool,
 }
 
 impl ChildEnd {
+    /// Starts a command: its output, its input, and itself. `group`: it leads a process group of its
+    /// own, which ends as a whole.
+    pub fn start(mut command: Command, place: String, group: bool) -> Result<(OwnedFd, OwnedFd, Self)> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let program = command.get_program().to_os_string();
+        let mut child = command.spawn().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing(format!("the program {}", program.display())),
+            _ => Error::io("running", program, e),
+        })?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(Error::Invalid(format!("{place}: it has no pipes")));
+        };
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listener = Some(listen(stderr, Arc::clone(&said)));
+        Ok((stdout.into(), stdin.into(), Self { child, said, listener, place, group }))
+    }
+
+    /// Its exit status and the last lines of its standard error, once it has ended. Waits a second for
+    /// that.
+    pub fn last_words(&mut self) -> (Option<std::process::ExitStatus>, Vec<String>) {
+        let status = self.wait(VERDICT);
+        // Its last words are in the pipe; a grandchild that still holds it must not keep us.
+        if status.is_some() {
+            let until = Instant::now() + VERDICT;
+            while self.listener.as_ref().is_some_and(|l| !l.is_finished()) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        (status, self.said.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     /// Its exit status, if it ends within some time.
     fn wait(&mut self, time: Duration) -> Option<std::process::ExitStatus> {
         let until = Instant::now() + time;
@@ -152,15 +173,8 @@ impl ChildEnd {
 
 impl End for ChildEnd {
     fn why(&mut self) -> Option<Error> {
-        let status = self.wait(VERDICT);
-        // Its last words are in the pipe; a grandchild that still holds it must not keep us.
-        if status.is_some() {
-            let until = Instant::now() + VERDICT;
-            while self.listener.as_ref().is_some_and(|l| !l.is_finished()) && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        let (status, said) = self.last_words();
+        let said = said.join("; ");
         let ended = status.map(|s| s.to_string());
         let why = match (said.is_empty(), ended) {
             (false, _) => said,
@@ -175,9 +189,11 @@ impl Drop for ChildEnd {
     fn drop(&mut self) {
         if self.wait(LEAVE).is_none() {
             // It may have ended just now, which is what is wanted. What it started is of its group.
-            if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32).filter(|_| self.group)
+            {
                 let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             }
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }

@@ -84,7 +84,7 @@ fn places_to_clone_to() {
          cd ../other && ddr remote list
          ddr clone /nowhere ../x
          ddr clone . ../x
-         ddr clone nas:docs ../x
+         ddr clone s3://nas/docs ../x
          mkdir ../full && echo x > ../full/x
          ddr clone ../../store ../full
          ls -A ../full
@@ -105,14 +105,14 @@ fn places_to_clone_to() {
     nas  online  /r/store
     $ ddr clone /nowhere ../x
     ! ddr: origin is offline: /nowhere does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr clone . ../x
     ! ddr: origin is offline: /r/one/folder holds no store (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
-    $ ddr clone nas:docs ../x
-    ! ddr: unsupported: "nas:docs": only directories (/path or file:///path) can be remotes so far
+    $ ddr clone s3://nas/docs ../x
+    ! ddr: unsupported: "s3://nas/docs": remotes are directories, ssh:// and sftp://, not s3://
     [exit 1]
     $ mkdir ../full && echo x > ../full/x
     $ ddr clone ../../store ../full

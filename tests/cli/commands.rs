@@ -133,8 +133,8 @@ fn remotes_are_added_listed_changed_and_removed() {
          ddr remote add disk2 ../../store --same-disk --init
          ddr remote add disk2 ../../store --same-disk
          ddr remote add disk3 ../../store --same-disk --init
-         ddr remote add disk3 nas:docs
-         ddr remote add disk3 sftp://nas/docs
+         ddr remote add disk3 -- -oProxyCommand=x:docs
+         ddr remote add disk3 s3://nas/docs
          ddr remote add 'disk 3' /mnt/x
          ddr remote list
          ddr remote list --json
@@ -167,11 +167,11 @@ fn remotes_are_added_listed_changed_and_removed() {
     $ ddr remote add disk3 ../../store --same-disk --init
     ! ddr: refused: /r/store holds a store already; add it without --init
     [exit 4]
-    $ ddr remote add disk3 nas:docs
-    ! ddr: unsupported: "nas:docs": only directories (/path or file:///path) can be remotes so far
-    [exit 1]
-    $ ddr remote add disk3 sftp://nas/docs
-    ! ddr: unsupported: "sftp://nas/docs": only directories (/path or file:///path) can be remotes so far
+    $ ddr remote add disk3 -- -oProxyCommand=x:docs
+    ! ddr: "-oProxyCommand=x:docs" is no place for a store: "-oProxyCommand=x" is no host name
+    [exit 2]
+    $ ddr remote add disk3 s3://nas/docs
+    ! ddr: unsupported: "s3://nas/docs": remotes are directories, ssh:// and sftp://, not s3://
     [exit 1]
     $ ddr remote add 'disk 3' /mnt/x
     ! ddr: "disk 3" is no name for a remote
@@ -478,7 +478,7 @@ fn copies_are_counted_over_all_remotes() {
     checked out 1 file (83.0 KiB)
     $ ddr stash report.txt
     ! ddr: disk3 is offline: /r/store3 does not exist (is its disk mounted?); 2 copies must exist before a file may become a stub
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr stash --copies 1 report.txt
     stashed 1 file (83.0 KiB), freeing <n>
@@ -1089,7 +1089,7 @@ fn help() {
 
     Arguments:
       <NAME>  The name
-      <URL>   The directory: /mnt/disk2/docs or file:///mnt/disk2/docs
+      <URL>   /path, ssh://host/path or host:path (a machine with ddr), sftp://host/path (one without)
 
     Options:
       -C, --directory <DIR>  Run as if started in this directory
@@ -1101,7 +1101,11 @@ fn help() {
       -q, --quiet            Print only problems and errors
           --color <WHEN>     When to use colour: auto, always, never [default: auto] [possible values:
                              auto, always, never]
+          --transport <HOW>  What carries ssh: ssh2 (in this process) or openssh (the ssh program)
+                             [default: ssh2]
+          --program <DDR>    What to run on the other machine (default: ddr)
           --wait <DURATION>  How long to wait for another ddr that works on the folder [default: 5s]
+          --accept-new       Take the host key of a machine that is not known yet without asking
       -h, --help             Print help
     $ ddr help nope
     ! error: unrecognized subcommand 'nope'

@@ -509,42 +509,42 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder  on no reachable store
     $ ddr checkout
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr checkout report.txt
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr stash .
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?); 1 copy must exist before a file may become a stub
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr restore 'report.txt#1' --to ../x
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr gc
     own: 0 packs looked at, 0 newly condemned, 0 deleted (0 B)
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr fsck
     own: 2 objects, <n> read
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr clone ../../store ../clone
     ! ddr: origin is offline: /r/store does not exist (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ mkdir ../../store
     $ ddr stash .
     ! ddr: disk2 is offline: /r/store holds no store (is its disk mounted?); 1 copy must exist before a file may become a stub
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ddr checkout report.txt
     ! ddr: disk2 is offline: /r/store holds no store (is its disk mounted?)
-    !      mount or plug in the disk, then run the command again
+    !      mount or plug in its disk, or start its machine, then run the command again
     [exit 13]
     $ ls -A ../../store
     $ ddr remote add disk3 ../../store --same-disk

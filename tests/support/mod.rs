@@ -16,6 +16,7 @@ pub mod content;
 pub mod mount;
 pub mod shell;
 pub mod small;
+pub mod sshd;
 pub mod steps;
 pub mod tree;
 
@@ -147,6 +148,11 @@ impl Sandbox {
         command.env("HOME", self.home()).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("NO_COLOR", "1");
         for (name, dir) in [("CACHE", "cache"), ("STATE", "state"), ("CONFIG", "config"), ("DATA", "data")] {
             command.env(format!("XDG_{name}_HOME"), self.home().join(dir));
+        }
+        // Where a server of `sshd` belongs to this sandbox.
+        let ssh = self.root.join("ssh/config");
+        if ssh.exists() {
+            command.env("DDR_SSH_CONFIG", ssh);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
