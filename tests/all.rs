@@ -8,6 +8,7 @@ mod full;
 mod history;
 mod kill;
 mod local;
+mod peer;
 mod policy;
 mod powercut;
 mod rot;

@@ -19,6 +19,7 @@ use ddr::format::key::{FolderKey, Keys};
 use ddr::format::seal::{Opener, Sealed, Sealer};
 use ddr::format::store::{FORMAT, StoreHead};
 use ddr::model::entry::Kind;
+use ddr::peer::bucket::RemoteBucket;
 use ddr::peer::sftp::SftpBucket;
 use ddr::store::dir::DirBucket;
 use ddr::store::faulty::Faulty;
@@ -26,6 +27,8 @@ use ddr::store::memory::MemoryBucket;
 use ddr::store::packs::Packs;
 use ddr::store::{Bucket, Store};
 use tempfile::TempDir;
+
+use crate::support::peers::{BucketDial, QUICK};
 
 const FOLDER: FolderId = FolderId([7; 16]);
 const STORE: StoreId = StoreId([8; 16]);
@@ -115,6 +118,8 @@ fn buckets() -> Vec<Place> {
         place("dir", Arc::new(dir), dirs),
         place("memory", Arc::new(MemoryBucket::default()), fresh()),
         place("faulty", Arc::new(Faulty::new(MemoryBucket::default(), vec![])), fresh()),
+        far(1),
+        far(3),
     ];
     if let Some(sshd) = crate::ssh::shared() {
         let dirs = fresh();
@@ -122,6 +127,15 @@ fn buckets() -> Vec<Place> {
         all.push(place("sftp", Arc::new(SftpBucket::create(host).unwrap()), dirs));
     }
     all
+}
+
+/// A directory that another ddr serves, over so many connections.
+fn far(sessions: usize) -> Place {
+    let dirs = tempfile::tempdir().unwrap();
+    let dir = DirBucket::create(&dirs.path().join("far")).unwrap();
+    let dial = Arc::new(BucketDial(Arc::new(dir)));
+    let bucket = RemoteBucket::new("nas", dial, None, sessions, QUICK);
+    Place { label: "peer", bucket: Arc::new(bucket), dirs }
 }
 
 /// An empty store on each kind of bucket.

@@ -35,6 +35,7 @@ pub mod rebuild;
 pub mod remote;
 pub mod restore;
 pub mod run;
+pub mod serve;
 pub mod session;
 pub mod stash;
 pub mod status;
@@ -136,6 +137,9 @@ pub enum Command {
     Tour(tour::TourArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Serve a store to a ddr on another machine, which starts this by itself
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
     /// Facts for tests and bug reports
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -172,6 +176,7 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Config(command) => config::run(session, command),
         Command::Tour(args) => tour::run(session, args),
         Command::Completions(args) => completions::run(session, args),
+        Command::Serve(args) => serve::run(session, args),
         Command::Debug(command) => debug::run(session, command),
         Command::External(args) => run::external(session, args),
     }

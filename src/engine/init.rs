@@ -196,7 +196,7 @@ fn check_place(folder: &Folder, path: &Path, remote: &RemoteConfig, add: &AddRem
 
 fn make_store(folder: &Folder, url: &Url) -> Result<()> {
     match url {
-        Url::Dir(path) => make_bare(folder, path),
+        Url::Dir(path) => make_bare(path, None, (folder.id, folder.folder_key.clone())),
         Url::Sftp(address) => {
             let bucket = places::make_sftp(address.clone(), &folder.context.login)?;
             let name = url.file_name().unwrap_or_else(|| "store".into());
@@ -217,7 +217,8 @@ fn store_head(name: &str, folder: FolderId, key: &FolderKey) -> Result<StoreHead
     })
 }
 
-fn make_bare(folder: &Folder, path: &Path) -> Result<()> {
+/// Makes a bare peer of a folder in a new or empty directory. Its name is the directory's unless given.
+pub fn make_bare(path: &Path, name: Option<&str>, folder: (FolderId, FolderKey)) -> Result<()> {
     if path.join("folder.toml").exists() || path.join("folder").exists() {
         return Err(Error::Refused(format!(
             "{} holds a store already; add it without --init",
@@ -229,13 +230,9 @@ fn make_bare(folder: &Folder, path: &Path) -> Result<()> {
     {
         return Err(Error::Refused(format!("{} is not empty; name a new directory", path.display())));
     }
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "store".into());
-    make_peer(&NewPeer {
-        dir: path.to_path_buf(),
-        name: &name,
-        bare: true,
-        folder: (folder.id, folder.folder_key.clone()),
-    })
+    let own = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "store".into());
+    let name = name.filter(|name| !name.is_empty()).unwrap_or(&own);
+    make_peer(&NewPeer { dir: path.to_path_buf(), name, bare: true, folder })
 }
 
 fn path_text(path: &Path) -> Result<String> {

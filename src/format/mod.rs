@@ -4,11 +4,13 @@
 //! use. Knows no files and no stores.
 
 pub mod chunker;
+pub mod frame;
 pub mod hold;
 pub mod key;
 pub mod log;
 pub mod manifest;
 pub mod mark;
+pub mod message;
 pub mod pack;
 pub mod seal;
 pub mod store;

@@ -6,14 +6,24 @@
 //! no verb; what is sent is in docs/PROTOCOL.md.
 
 pub mod auth;
+pub mod bucket;
 pub mod config;
 pub mod host;
 pub mod hosts;
+pub mod link;
+pub mod machine;
 pub mod openssh;
+mod pipe;
 pub mod proxy;
 mod pump;
 pub mod remote;
+pub mod serve;
 pub mod sftp;
 pub mod ssh;
 pub mod stream;
 pub mod url;
+
+/// This program, as it introduces itself.
+pub fn program() -> String {
+    concat!("ddr ", env!("CARGO_PKG_VERSION")).into()
+}

@@ -21,12 +21,18 @@ use super::{Bucket, domain, names};
 use crate::base::error::{Error, Result};
 use crate::disk::{self, Op};
 
+mod upload;
+
+pub use upload::Upload;
+
 const TEMP: &str = "tmp";
 const PARTS: [&str; 6] = [TEMP, "data", "meta", "log", "holds", "gc"];
 /// Temporary files older than this belong to nobody any more.
 const STALE_SECS: i64 = 86_400;
 /// Directories in directories that a listing descends into; ddr makes three levels.
 const MAX_DEPTH: usize = 8;
+/// Objects that are open at once while several are put.
+const TOGETHER: usize = 64;
 
 /// A directory as a bucket.
 pub struct DirBucket {
@@ -176,7 +182,8 @@ impl DirBucket {
         }
     }
 
-    /// Files and directories directly below a prefix: name, and size of a file.
+    /// Files and directories directly below a prefix, in order: name (a directory's ends in `/`), and
+    /// size of a file.
     fn children(&self, prefix: &str) -> Result<Vec<(String, Option<u64>)>> {
         let Some(dir) = self.open_dir(prefix.trim_end_matches('/'))? else { return Ok(Vec::new()) };
         let path = self.path.join(prefix);
@@ -202,41 +209,64 @@ impl DirBucket {
                 _ => {}
             }
         }
+        found.sort_unstable();
         Ok(found)
     }
 
-    fn file(&self, name: &str) -> Result<OwnedFd> {
-        match self.open_at(name, OFlags::RDONLY) {
-            Ok(file) => Ok(file),
-            Err(Errno::NOENT | Errno::NOTDIR) => Err(Error::Missing(name.into())),
-            Err(e) => Err(fail("opening", &self.path.join(name), e)),
-        }
-    }
-}
-
-impl DirBucket {
-    /// Writes an object under a temporary name; not durable yet.
-    fn write(&self, name: &str, parts: &[&[u8]]) -> Result<Temp> {
+    /// Opens an object for reading.
+    pub fn object(&self, name: &str) -> Result<Object> {
         check_name(name)?;
-        let temp = Temp::create(self)?;
-        disk::write_parts(&temp.file, parts, &self.path.join(name))?;
-        Ok(temp)
+        self.check_root()?;
+        let path = self.path.join(name);
+        let file = match self.open_at(name, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(Error::Missing(name.into())),
+            Err(e) => return Err(fail("opening", &path, e)),
+        };
+        let size = rustix::fs::fstat(&file).map_err(|e| fail("examining", &path, e))?.st_size as u64;
+        Ok(Object { file: file.into(), path, size })
     }
 
-    /// Gives a durable temporary file its name in `dir`.
-    fn name(&self, temp: Temp, dir: &OwnedFd, name: &str) -> Result<()> {
-        let path = self.path.join(name);
-        let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
-        match disk::rename_new(&temp.dir, temp.name.as_bytes(), dir, last.as_bytes()) {
-            Ok(()) => {
-                temp.keep();
-                Ok(())
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::Refused(format!("{} exists already", path.display())))
-            }
-            Err(e) => Err(Error::io("naming", path, e)),
+    /// Makes the names beside an object durable once more.
+    pub fn sync_names(&self, name: &str) -> Result<()> {
+        let path = self.path.join(parent(name));
+        match self.open_dir(parent(name))? {
+            Some(dir) => disk::sync_dir(&dir, &path),
+            None => Err(Error::Missing(name.into())),
         }
+    }
+
+    /// Lists as [`Bucket::list`] does, in byte order of the names, and only those after `after`.
+    pub fn list_after(
+        &self,
+        prefix: &str,
+        after: &str,
+        sink: &mut dyn FnMut(&str, u64) -> Result<()>,
+    ) -> Result<()> {
+        self.check_root()?;
+        if prefix.starts_with("tmp/") {
+            return Ok(());
+        }
+        // One iterator for each directory on the way down.
+        let mut levels = vec![self.children(prefix)?.into_iter()];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, size)) = level.next() else {
+                levels.pop();
+                continue;
+            };
+            match size {
+                Some(size) if name.as_str() > after => sink(&name, size)?,
+                // All names in a directory compare as its own does, unless `after` lies in it.
+                None if name.as_str() > after || after.starts_with(&name) => {
+                    if name.matches('/').count() > MAX_DEPTH {
+                        return Err(Error::Invalid(format!("{name} in {} is too deep", self.path.display())));
+                    }
+                    levels.push(self.children(&name)?.into_iter());
+                }
+                _ => {}
+            }
+        }
+        self.check_root()
     }
 }
 
@@ -249,81 +279,38 @@ impl Bucket for DirBucket {
     fn put(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
         check_name(name)?;
         self.check_root()?;
-        let dir = self.make_dir(parent(name))?;
-        let temp = self.write(name, parts)?;
-        disk::sync_file(&temp.file, &self.path.join(name))?;
-        self.name(temp, &dir, name)?;
-        disk::sync_dir(&dir, &self.path.join(parent(name)))?;
-        self.check_root()
+        let mut upload = self.upload()?;
+        upload.append(parts)?;
+        self.publish(vec![(name.into(), upload)])
     }
 
     /// All files are synced side by side before the first is named, and their directory once: the
     /// file system keeps renames in order.
     fn put_all(&self, objects: &[(String, Vec<u8>)]) -> Result<()> {
-        let same_dir = objects.windows(2).all(|pair| parent(&pair[0].0) == parent(&pair[1].0));
-        let [(first, _), _, ..] = objects else {
-            return objects.iter().try_for_each(|(name, bytes)| self.put(name, &[bytes]));
-        };
-        if !same_dir {
-            return objects.iter().try_for_each(|(name, bytes)| self.put(name, &[bytes]));
-        }
-        check_name(first)?;
+        objects.iter().try_for_each(|(name, _)| check_name(name))?;
         self.check_root()?;
-        let dir = self.make_dir(parent(first))?;
-        let temps: Vec<Temp> =
-            objects.iter().map(|(name, bytes)| self.write(name, &[bytes])).collect::<Result<_>>()?;
-        std::thread::scope(|scope| {
-            let syncs: Vec<_> = temps
-                .iter()
-                .map(|temp| {
-                    scope.spawn(|| disk::sync_file(&temp.file, &self.path.join(TEMP).join(&temp.name)))
-                })
-                .collect();
-            syncs.into_iter().try_for_each(|sync| sync.join().unwrap_or(Err(Error::Interrupted)))
-        })?;
-        for (temp, (name, _)) in temps.into_iter().zip(objects) {
-            self.name(temp, &dir, name)?;
+        for some in objects.chunks(TOGETHER) {
+            let write = |(name, bytes): &(String, Vec<u8>)| {
+                let mut upload = self.upload()?;
+                upload.append(&[bytes])?;
+                Ok((name.clone(), upload))
+            };
+            self.publish(some.iter().map(write).collect::<Result<_>>()?)?;
         }
-        disk::sync_dir(&dir, &self.path.join(parent(first)))?;
-        self.check_root()
+        Ok(())
     }
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        check_name(name)?;
-        self.check_root()?;
-        let file = self.file(name)?;
-        let path = || self.path.join(name);
-        let size = rustix::fs::fstat(&file).map_err(|e| fail("examining", &path(), e))?.st_size as u64;
+        let object = self.object(name)?;
         // Never more memory than the object has bytes.
-        let len = range.end.min(size).saturating_sub(range.start) as usize;
+        let len = range.end.min(object.size).saturating_sub(range.start) as usize;
         let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let at = range.start + bytes.len() as u64;
-            match rustix::io::pread(&file, spare_capacity(&mut bytes), at) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(fail("reading", &path(), e)),
-            }
-        }
-        bytes.truncate(len);
+        object.read(range.start, len, &mut bytes)?;
         Ok(bytes)
     }
 
     fn list(&self, prefix: &str, sink: &mut dyn FnMut(&str, u64) -> Result<()>) -> Result<()> {
-        self.check_root()?;
-        let mut todo = vec![prefix.to_string()];
-        while let Some(dir) = todo.pop() {
-            if dir.matches('/').count() > MAX_DEPTH {
-                return Err(Error::Invalid(format!("{dir} in {} is too deep", self.path.display())));
-            }
-            for (name, size) in self.children(&dir)? {
-                match size {
-                    Some(size) => sink(&name, size)?,
-                    None => todo.push(name),
-                }
-            }
-        }
-        self.check_root()
+        self.list_after(prefix, "", sink)
     }
 
     fn delete(&self, name: &str) -> Result<()> {
@@ -341,37 +328,35 @@ impl Bucket for DirBucket {
     }
 }
 
-/// A file under `tmp/` that is removed unless it was given its name.
-struct Temp {
-    dir: OwnedFd,
+/// An open object.
+pub struct Object {
     file: File,
-    name: String,
-    kept: bool,
+    path: PathBuf,
+    /// Bytes in it.
+    pub size: u64,
 }
 
-impl Temp {
-    fn create(bucket: &DirBucket) -> Result<Self> {
-        let dir = bucket.make_dir(TEMP)?;
-        let name = format!("{:x}-{:016x}", std::process::id(), names::fresh());
-        let path = bucket.path.join(TEMP).join(&name);
-        disk::point(Op::Link).map_err(|e| Error::io("creating", &path, e))?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| fail("creating", &path, e))?;
-        Ok(Self { dir, file: file.into(), name, kept: false })
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.kept {
-            // Failing here costs only space, which `sweep_temp` finds later.
-            let _ = disk::unlink(&self.dir, self.name.as_bytes());
+impl Object {
+    /// Adds up to `len` bytes from an offset to `bytes`; fewer at the end of the object.
+    pub fn read(&self, from: u64, len: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        let (start, end) = (bytes.len(), bytes.len() + len);
+        bytes.reserve(len);
+        while bytes.len() < end {
+            let at = from + (bytes.len() - start) as u64;
+            match rustix::io::pread(&self.file, spare_capacity(bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(fail("reading", &self.path, e)),
+            }
         }
+        // There may have been more room than was asked for.
+        bytes.truncate(end);
+        Ok(())
+    }
+
+    /// Makes it durable once more, for somebody who cannot know whether it is.
+    pub fn sync(&self) -> Result<()> {
+        disk::sync_file(&self.file, &self.path)
     }
 }
 

@@ -45,6 +45,16 @@ pub trait Bucket: Send + Sync {
     /// `Offline` if the bucket itself is not there.
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
 
+    /// Reads many ranges, each as [`Bucket::get`] does, and hands them on in this order by their place in
+    /// the list; a bucket far away asks for several ahead. An error of the sink ends the call.
+    fn get_all(
+        &self,
+        wanted: &[(String, Range<u64>)],
+        sink: &mut dyn FnMut(usize, Result<Vec<u8>>) -> Result<()>,
+    ) -> Result<()> {
+        wanted.iter().enumerate().try_for_each(|(i, (name, range))| sink(i, self.get(name, range.clone())))
+    }
+
     /// Calls `sink` with name and size of every object whose name starts with `prefix` (which ends
     /// in `/` or is empty), in any order. An error means that the listing is not complete.
     fn list(&self, prefix: &str, sink: &mut dyn FnMut(&str, u64) -> Result<()>) -> Result<()>;

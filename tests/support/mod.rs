@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 pub mod content;
 pub mod mount;
+pub mod peers;
+pub mod proxy;
 pub mod shell;
 pub mod small;
 pub mod sshd;

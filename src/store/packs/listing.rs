@@ -16,6 +16,8 @@ use crate::store::{Bucket, marks, names};
 
 /// The end of a pack that is read first: enough for the table of most.
 const TAIL: u64 = 64 << 10;
+/// Packs whose tables are asked for together.
+const TOGETHER: usize = 256;
 /// Rows collected before they go into the index.
 const BATCH_ROWS: usize = 100_000;
 
@@ -31,6 +33,7 @@ pub struct OpenStats {
 }
 
 /// A pack as it is listed.
+#[derive(Clone, Copy)]
 struct Listed {
     kind: Kind,
     name: PackId,
@@ -94,34 +97,73 @@ fn load_new(
     have: &HashSet<(Kind, PackId)>,
     stats: &mut OpenStats,
 ) -> Result<()> {
+    let new: Vec<Listed> = listed.into_iter().filter(|p| !have.contains(&(p.kind, p.name))).collect();
     let mut batch: Vec<Loaded> = Vec::new();
     let mut rows_in_batch = 0;
-    for pack in listed.into_iter().filter(|p| !have.contains(&(p.kind, p.name))) {
-        let object = names::pack(pack.kind, pack.name);
-        let rows = match read_table(bucket, folder, pack.kind, pack.name, pack.size) {
-            Ok(rows) => Ok(rows),
-            // Deleted since it was listed.
-            Err(Error::Missing(_)) => continue,
-            Err(e @ (Error::Corrupt { .. } | Error::Refused(_) | Error::Unsupported(_))) => {
-                Err(e.to_string())
+    for some in new.chunks(TOGETHER) {
+        each_table(bucket, folder, some, &mut |pack, rows| {
+            let rows = match rows {
+                Ok(rows) => Ok(rows),
+                // Deleted since it was listed.
+                Err(Error::Missing(_)) => return Ok(()),
+                Err(e @ (Error::Corrupt { .. } | Error::Refused(_) | Error::Unsupported(_))) => {
+                    Err(e.to_string())
+                }
+                Err(e @ Error::Io { .. }) => {
+                    // One unreadable object; perhaps it can be read next time.
+                    stats.damaged.push((names::pack(pack.kind, pack.name), e));
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            };
+            stats.new_packs += 1;
+            rows_in_batch += rows.as_ref().map_or(1, Vec::len);
+            batch.push(Loaded { pack: *pack, rows });
+            if rows_in_batch >= BATCH_ROWS {
+                add_batch(catalog, &std::mem::take(&mut batch))?;
+                rows_in_batch = 0;
             }
-            Err(e @ Error::Io { .. }) => {
-                // One unreadable object; perhaps it can be read next time.
-                stats.damaged.push((object, e));
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
-        stats.new_packs += 1;
-        rows_in_batch += rows.as_ref().map_or(1, Vec::len);
-        batch.push(Loaded { pack, rows });
-        if rows_in_batch >= BATCH_ROWS {
-            add_batch(catalog, &batch)?;
-            batch.clear();
-            rows_in_batch = 0;
-        }
+            Ok(())
+        })?;
     }
     add_batch(catalog, &batch)
+}
+
+/// Receives a pack and its table.
+type TableSink<'a> = &'a mut dyn FnMut(&Listed, Result<Vec<Row>>) -> Result<()>;
+
+/// Reads the tables of several packs, whose ends are asked for together.
+fn each_table(bucket: &dyn Bucket, folder: FolderId, packs: &[Listed], sink: TableSink<'_>) -> Result<()> {
+    let (mut wanted, mut whose) = (Vec::new(), Vec::new());
+    for pack in packs {
+        let object = names::pack(pack.kind, pack.name);
+        let tail = pack.size.saturating_sub(TAIL)..pack.size;
+        if tail.start > 0 {
+            wanted.push((object.clone(), 0..HEAD_LEN as u64));
+            whose.push((pack, false));
+        }
+        wanted.push((object, tail));
+        whose.push((pack, true));
+    }
+    let mut head = None;
+    bucket.get_all(&wanted, &mut |i, got| {
+        let (pack, is_tail) = whose[i];
+        if !is_tail {
+            head = Some(got);
+            return Ok(());
+        }
+        let ends = match head.take() {
+            None => got.map(|tail| (None, tail)),
+            Some(head) => head.and_then(|head| Ok((Some(head), got?))),
+        };
+        let Listed { kind, name, size } = *pack;
+        let rows = match ends.and_then(|ends| try_read_table(bucket, folder, pack, ends)) {
+            // What looks corrupt is read once more.
+            Err(e) if e.is_corruption() => read_table(bucket, folder, kind, name, size),
+            other => other,
+        };
+        sink(pack, rows)
+    })
 }
 
 fn add_batch(catalog: &Catalog, batch: &[Loaded]) -> Result<()> {
@@ -171,43 +213,53 @@ pub fn read_table(
     bucket: &dyn Bucket,
     folder: FolderId,
     kind: Kind,
-    id: PackId,
+    name: PackId,
     size: u64,
 ) -> Result<Vec<Row>> {
-    match try_read_table(bucket, folder, kind, id, size) {
-        Err(e) if e.is_corruption() => try_read_table(bucket, folder, kind, id, size),
+    let pack = Listed { kind, name, size };
+    let attempt = || {
+        let start = size.saturating_sub(TAIL);
+        let head = if start == 0 { None } else { Some(read(bucket, &pack, 0, HEAD_LEN as u64)?) };
+        try_read_table(bucket, folder, &pack, (head, read(bucket, &pack, start, size)?))
+    };
+    match attempt() {
+        Err(e) if e.is_corruption() => attempt(),
         other => other,
     }
 }
 
+fn read(bucket: &dyn Bucket, pack: &Listed, from: u64, to: u64) -> Result<Vec<u8>> {
+    bucket.get(&names::pack(pack.kind, pack.name), from..to)
+}
+
+/// A pack's table from its ends: the head where that is not part of the tail, and the tail.
 fn try_read_table(
     bucket: &dyn Bucket,
     folder: FolderId,
-    kind: Kind,
-    id: PackId,
-    size: u64,
+    pack: &Listed,
+    (head, tail): (Option<Vec<u8>>, Vec<u8>),
 ) -> Result<Vec<Row>> {
-    let object = names::pack(kind, id);
-    let bad = |why: &str| Error::corrupt(object.as_str(), why);
-    let smallest = (HEAD_LEN + FOOT_LEN) as u64;
-    if size < smallest {
+    let Listed { kind, name, size } = *pack;
+    let bad = |why: &str| Error::corrupt(names::pack(kind, name), why);
+    if size < (HEAD_LEN + FOOT_LEN) as u64 {
         return Err(bad("too short for a pack"));
     }
-    let read = |from: u64, to: u64| {
-        let bytes = bucket.get(&object, from..to)?;
-        if bytes.len() as u64 == to - from { Ok(bytes) } else { Err(bad("shorter than it was listed")) }
-    };
-    let start = size.saturating_sub(TAIL);
-    let tail = read(start, size)?;
+    if tail.len() as u64 != size.min(TAIL) || head.as_ref().is_some_and(|head| head.len() != HEAD_LEN) {
+        return Err(bad("shorter than it was listed"));
+    }
     let trailer_len = Foot::decode(&tail[tail.len() - FOOT_LEN..])?.trailer_len();
     if trailer_len + HEAD_LEN as u64 > size {
         return Err(bad("row count does not fit its size"));
     }
-    let head = if start == 0 { tail[..HEAD_LEN].to_vec() } else { read(0, HEAD_LEN as u64)? };
+    let head = head.unwrap_or_else(|| tail[..HEAD_LEN].to_vec());
     let rows = if trailer_len <= tail.len() as u64 {
-        decode_table(&head, &tail[tail.len() - trailer_len as usize..], size, folder, id)?
+        decode_table(&head, &tail[tail.len() - trailer_len as usize..], size, folder, name)?
     } else {
-        decode_table(&head, &read(size - trailer_len, size)?, size, folder, id)?
+        let trailer = read(bucket, pack, size - trailer_len, size)?;
+        if trailer.len() as u64 != trailer_len {
+            return Err(bad("shorter than it was listed"));
+        }
+        decode_table(&head, &trailer, size, folder, name)?
     };
     match rows.iter().all(|row| row.kind == kind) {
         true => Ok(rows),

@@ -53,13 +53,21 @@ pub fn read_places(
     sink: PlaceSink,
 ) -> Result<()> {
     places.sort_unstable_by_key(|p| (p.pack, p.row.offset));
+    let (mut spans, mut wanted) = (Vec::new(), Vec::new());
     let mut rest = places.as_slice();
     while !rest.is_empty() {
         let (span, after) = rest.split_at(span_len(rest));
-        read_span(bucket, catalog, span, sink)?;
         rest = after;
+        let Some(pack) = catalog.pack(span[0].pack) else {
+            span.iter().try_for_each(|place| sink(*place, Err(gone())))?;
+            continue;
+        };
+        let start = u64::from(span[0].row.offset);
+        let end = span.iter().map(|p| p.row.end()).max().unwrap_or(start);
+        wanted.push((names::pack(pack.kind, pack.name), start..end));
+        spans.push(span);
     }
-    Ok(())
+    bucket.get_all(&wanted, &mut |i, got| hand_on(bucket, catalog, spans[i], wanted[i].1.start, got, sink))
 }
 
 /// How many of the first places make one read.
@@ -75,10 +83,16 @@ fn span_len(places: &[Location]) -> usize {
     1 + joined.count()
 }
 
-fn read_span(bucket: &dyn Bucket, catalog: &Catalog, span: &[Location], sink: PlaceSink) -> Result<()> {
-    let start = u64::from(span[0].row.offset);
-    let end = span.iter().map(|p| p.row.end()).max().unwrap_or(start);
-    match get(bucket, catalog, span[0].pack, start, end) {
+/// Hands on the records of one read.
+fn hand_on(
+    bucket: &dyn Bucket,
+    catalog: &Catalog,
+    span: &[Location],
+    start: u64,
+    got: Result<Vec<u8>>,
+    sink: PlaceSink,
+) -> Result<()> {
+    match got {
         Ok(bytes) => {
             for place in span {
                 let from = (u64::from(place.row.offset) - start) as usize;
@@ -124,8 +138,12 @@ fn read_elsewhere(
 fn get(bucket: &dyn Bucket, catalog: &Catalog, pack: i64, start: u64, end: u64) -> Result<Vec<u8>> {
     match catalog.pack(pack) {
         Some(pack) => bucket.get(&names::pack(pack.kind, pack.name), start..end),
-        None => Err(Error::Missing("the record's pack".into())),
+        None => Err(gone()),
     }
+}
+
+fn gone() -> Error {
+    Error::Missing("the record's pack".into())
 }
 
 /// What is said of a record that no pack holds.
