@@ -131,7 +131,7 @@ pub struct Info {
     /// The machine: equal for all stores on it, and to nobody else's.
     #[n(4)]
     pub host: String,
-    /// Number of the device on that machine.
+    /// What it fails together with on that machine: the number of a device, or of a file system.
     #[n(5)]
     pub device: u64,
     /// The serving process.

@@ -151,4 +151,8 @@ impl Bucket for RemoteBucket {
         names::check(name)?;
         self.named(self.links[0].delete(name))
     }
+
+    fn room(&self) -> Result<Option<u64>> {
+        self.info().map(|info| Some(info.free))
+    }
 }

@@ -86,8 +86,15 @@ fn hold(number: u64) -> (String, Vec<u8>) {
     let origin = ddr::base::id::OriginId([4; 32]);
     let adds =
         (0..200).map(|n| ddr::model::entry::Body { kind: Kind::Chunk, id: ddr::base::id::RecordId([n; 32]) });
-    let hold =
-        Hold { requires: vec![], folder: FOLDER, origin, number, adds: adds.collect(), releases: vec![] };
+    let hold = Hold {
+        requires: vec![],
+        folder: FOLDER,
+        origin,
+        number,
+        adds: adds.collect(),
+        releases: vec![],
+        since: None,
+    };
     (ddr::store::names::hold(origin, number), hold.encode())
 }
 
@@ -105,7 +112,7 @@ fn a_peer_is_made_filled_and_read_by_its_own_ddr() {
     assert_eq!(info.host, ddr::peer::machine::id());
     assert_eq!(info.boot, ddr::peer::machine::boot());
     assert!(info.free > 0 && info.total >= info.free && info.pid != std::process::id());
-    assert_eq!(info.device, DirBucket::open(&host.path().join("store")).unwrap().device());
+    assert_eq!(info.device, DirBucket::open(&host.path().join("store")).unwrap().domain());
     let large = noise(1, 9 << 20);
     bucket.put("quarantine/large", &[&large[..100], &large[100..]]).unwrap();
     assert!(bucket.get("quarantine/large", 0..u64::MAX).unwrap() == large);

@@ -66,7 +66,8 @@ fn a_store_takes_only_objects_that_are_what_their_names_say() {
     corrupt(&foreign, &bytes);
     let origin = OriginId([4; 32]);
     let hold = |folder, number| {
-        Hold { requires: vec![], folder, origin, number, adds: vec![], releases: vec![] }.encode()
+        Hold { requires: vec![], folder, origin, number, adds: vec![], releases: vec![], since: None }
+            .encode()
     };
     far.far.put(&names::hold(origin, 1), &[&hold(FOLDER, 1)]).unwrap();
     corrupt(&names::hold(origin, 2), &hold(FOLDER, 3));

@@ -63,7 +63,7 @@ impl Served {
             free: fs.f_bavail.saturating_mul(fs.f_frsize),
             total: fs.f_blocks.saturating_mul(fs.f_frsize),
             host: machine::id(),
-            device: self.bucket.device(),
+            device: self.bucket.domain(),
             pid: std::process::id(),
             program: program(),
             boot: machine::boot(),
