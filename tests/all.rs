@@ -17,4 +17,5 @@ mod stores;
 mod stubs;
 mod support;
 mod tidy;
+mod tiers;
 mod versions;

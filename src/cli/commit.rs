@@ -10,6 +10,7 @@ use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::base::units::{count, size};
 use crate::engine::commit::{CommitOptions, commit};
+use crate::engine::level::catch_up;
 use crate::engine::survey::survey;
 
 /// Arguments of `ddr commit`.
@@ -39,6 +40,7 @@ pub fn run(session: &Session, args: &CommitArgs) -> Result<()> {
         });
     }
     let stats = commit(&mut folder, &paths, &CommitOptions { message: args.message.clone() })?;
+    catch_up(&mut folder)?;
     session.terminal.clear();
     session.out.json(&json!({
         "type": "commit", "recorded": stats.recorded, "deleted": stats.deleted, "moved": stats.moved,

@@ -28,6 +28,7 @@ pub mod init;
 pub mod ls;
 pub mod output;
 pub mod pin;
+pub mod ping;
 pub mod policy;
 pub mod progress;
 pub mod prune;
@@ -39,6 +40,8 @@ pub mod serve;
 pub mod session;
 pub mod stash;
 pub mod status;
+pub mod sync;
+pub mod tier;
 pub mod tour;
 pub mod whereis;
 pub mod why;
@@ -90,6 +93,13 @@ pub enum Command {
     /// Add, list, change or remove stores
     #[command(subcommand)]
     Remote(remote::RemoteCommand),
+    /// Group stores into tiers: mirrors and bundles, near to far
+    #[command(subcommand)]
+    Tier(tier::TierCommand),
+    /// Bring history and contents of all stores level
+    Sync(sync::SyncArgs),
+    /// Ask stores whether they answer, how fast, and how far they are behind
+    Ping(ping::PingArgs),
     /// Place files on the stores and replace them by stubs
     Stash(stash::StashArgs),
     /// Bring the content of stubs back
@@ -154,6 +164,9 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Init(args) => init::run(session, args),
         Command::Clone(args) => clone::run(session, args),
         Command::Remote(command) => remote::run(session, command),
+        Command::Tier(command) => tier::run(session, command),
+        Command::Sync(args) => sync::run(session, args),
+        Command::Ping(args) => ping::run(session, args),
         Command::Stash(args) => stash::run(session, args),
         Command::Checkout(args) => checkout::run(session, args),
         Command::Pin(args) => pin::run_pin(session, args),

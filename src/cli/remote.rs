@@ -1,14 +1,21 @@
 //! `ddr remote`
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use super::far::FarArgs;
 use super::output::{WARN, styled, table};
 use super::session::Session;
 use crate::base::error::{Error, Result};
+use crate::base::units::count;
 use crate::engine::config::{self, RemoteConfig, Transport};
 use crate::engine::init::{AddRemote, add_remote};
+use crate::engine::level::{Finding, State};
+use crate::engine::lost::{self, files_of, is_here};
 use crate::engine::remotes::Remotes;
+use crate::engine::{behind, tiers};
+use crate::model::entry::Body;
 use crate::peer::url::Url;
 
 /// What to do with remotes.
@@ -55,6 +62,17 @@ pub enum RemoteCommand {
         #[arg(long, value_name = "DDR")]
         program: Option<String>,
     },
+    /// Declare a store gone for good: show what is short of copies, and place it anew
+    Lost {
+        /// The name
+        name: String,
+        /// Only show what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        /// Name every file
+        #[arg(short, long)]
+        verbose: bool,
+    },
     /// Forget a remote; the store itself stays as it is
     Remove {
         /// The name
@@ -75,6 +93,10 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             let remote =
                 RemoteConfig { same_disk: *same_disk, domain: domain.clone(), ..far.remote(url.clone()) };
             add_remote(&mut folder, name, &remote, &AddRemote { init: *init, reading: false })?;
+            if folder.history.counts()?.files > 0 {
+                // What the others have, the next command that writes begins to bring.
+                behind::note_behind(&mut folder.history, std::slice::from_ref(name), (0, 0))?;
+            }
             session.out.json(&json!({ "type": "remote", "name": name, "url": url, "made": init }))?;
             session.out.line(format!("added remote {name}: {url}"))?;
             session.out.line("Next: ddr stash PATH places files there and frees their space here")
@@ -102,6 +124,7 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             }
             session.out.line(format!("changed remote {name}"))
         }
+        RemoteCommand::Lost { name, dry_run, verbose } => lost(session, name, *dry_run, *verbose),
         RemoteCommand::Remove { name, force } => {
             let mut folder = session.write()?;
             known(&folder, name)?;
@@ -114,10 +137,61 @@ pub fn run(session: &Session, command: &RemoteCommand) -> Result<()> {
             }
             // First, so that the next commit looks for what only that store had.
             folder.history.set_meta("unsaved", "1")?;
-            config::edit(&folder.dir.join("config.toml"), &format!("remote.{name}"), None)?;
+            config::edit_with(&folder.dir.join("config.toml"), |doc| {
+                tiers::remove_store(doc, &folder.config.tier, name)?;
+                if let Some(remotes) = doc.get_mut("remote").and_then(|r| r.as_table_like_mut()) {
+                    remotes.remove(name);
+                }
+                Ok(())
+            })?;
             session.out.line(format!("removed remote {name}; its store stays as it is"))
         }
     }
+}
+
+fn lost(session: &Session, name: &str, dry_run: bool, verbose: bool) -> Result<()> {
+    let mut folder = session.write()?;
+    let mut found: HashMap<Body, Finding> = HashMap::new();
+    let stats = lost::lost(&mut folder, name, dry_run, &mut |finding| {
+        found.insert(finding.body, finding.clone());
+        super::tier::tell_finding(session, finding)
+    })?;
+    session.terminal.clear();
+    let (mut here, mut gone) = (0u64, 0u64);
+    files_of(&folder, &found, &mut |row, finding| {
+        let is_lost = finding.state == State::Lost;
+        here += u64::from(is_lost && is_here(row));
+        gone += u64::from(is_lost && !is_here(row));
+        let what = match (finding.state, is_here(row)) {
+            (State::Lost, true) => "only here",
+            (State::Lost, false) => "lost",
+            (State::Short, _) => "short of copies",
+            _ => "placed anew",
+        };
+        session.out.json(&json!({ "type": "file", "path": row.path.to_string(), "state": what }))?;
+        if verbose || (is_lost && !is_here(row)) {
+            session.out.answer(format!("{what}: {}", row.path))
+        } else {
+            Ok(())
+        }
+    })?;
+    super::tier::tell_level(session, &stats.level, dry_run)?;
+    let warn = |text: String| session.out.line(styled(WARN, text));
+    if here > 0 {
+        let verb = if dry_run { "would be" } else { "were" };
+        session
+            .out
+            .line(format!("{} that only this tree still has {verb} placed again", count(here, "file")))?;
+    }
+    if gone > 0 {
+        warn(format!("{}: no reachable store has the content any more", count(gone, "stub")))?;
+    }
+    let left = folder.config.remote.keys().filter(|n| *n != name).count() as u64;
+    match dry_run {
+        true => session.out.line(format!("{name} would be forgotten; {} left", count(left, "store"))),
+        false => session.out.line(format!("forgot {name}; {} left", count(left, "store"))),
+    }?;
+    if gone > 0 { Err(Error::Problems(count(gone, "file"))) } else { Ok(()) }
 }
 
 fn known(folder: &crate::engine::folder::Folder, name: &str) -> Result<()> {

@@ -9,6 +9,7 @@ use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::apply::apply;
+use crate::engine::level::catch_up;
 use crate::engine::policy::plan::plan;
 use crate::engine::policy::speed;
 use crate::engine::stash::{StashOptions, StashStats, stash};
@@ -35,6 +36,9 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
     let paths = session.paths(&folder, &args.paths)?;
     let options = StashOptions { dry_run: args.dry_run, copies: args.copies, named: paths.clone() };
     let stats = stash(&mut folder, &paths, &options)?;
+    if !args.dry_run {
+        catch_up(&mut folder)?;
+    }
     tell(session, args.dry_run, &stats)
 }
 

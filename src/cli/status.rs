@@ -9,12 +9,12 @@ use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::units::{count, size};
+use crate::engine::behind;
 use crate::engine::folder::Folder;
 use crate::engine::remotes::Remotes;
 use crate::engine::survey::{Change, Item, survey};
 use crate::local::stat::FileType;
 use crate::model::residency::Residency;
-use crate::peer::url::Url;
 
 /// Arguments of `ddr status`.
 #[derive(clap::Args, Debug)]
@@ -133,20 +133,28 @@ fn pins(session: &Session, folder: &Folder) -> Result<()> {
 fn stores(session: &Session, folder: &Folder) -> Result<()> {
     let remotes = Remotes::open(folder)?;
     for remote in &remotes.online {
-        let free = free_space(folder, &remote.name);
-        session
-            .out
-            .json(&json!({ "type": "store", "name": remote.name, "online": true, "free_bytes": free }))?;
+        // Whether there is room is not what this is about.
+        let free = remote.packs.bucket().room().unwrap_or_default();
+        let entries = behind::entries(&folder.history, remote.packs.id())?;
+        let missed = behind::behind(&folder.history, &remote.name)?;
+        session.out.json(&json!({
+            "type": "store", "name": remote.name, "online": true, "free_bytes": free,
+            "entries_behind": entries, "contents_behind": missed.map(|m| m.0), "bytes_behind": missed.map(|m| m.1),
+        }))?;
         let free = free.map_or(String::new(), |f| format!(", {} free", size(f)));
-        session.out.line(format!("store {}: online{free}", remote.name))?;
+        session.out.line(format!("store {}: online{free}{}", remote.name, lag(entries, missed)))?;
     }
     for (name, error) in &remotes.offline {
         let why = match error {
             Error::Offline { why, .. } => why.clone(),
             e => e.to_string(),
         };
-        session.out.json(&json!({ "type": "store", "name": name, "online": false, "error": why }))?;
-        session.out.line(format!("store {name}: {}: {why}", styled(WARN, "offline")))?;
+        let missed = behind::behind(&folder.history, name)?;
+        session.out.json(&json!({
+            "type": "store", "name": name, "online": false, "error": why,
+            "contents_behind": missed.map(|m| m.0), "bytes_behind": missed.map(|m| m.1),
+        }))?;
+        session.out.line(format!("store {name}: {}: {why}{}", styled(WARN, "offline"), lag(0, missed)))?;
     }
     if folder.config.remote.is_empty() {
         session.out.line("no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init")?;
@@ -154,10 +162,18 @@ fn stores(session: &Session, folder: &Folder) -> Result<()> {
     Ok(())
 }
 
-fn free_space(folder: &Folder, name: &str) -> Option<u64> {
-    let Url::Dir(path) = folder.config.remote.get(name)?.place().ok()? else { return None };
-    let fs = rustix::fs::statvfs(&path).ok()?;
-    Some(fs.f_bavail * fs.f_frsize)
+/// How far a store is behind, where it is.
+fn lag(entries: u64, missed: Option<(u64, u64)>) -> String {
+    let mut text = String::new();
+    if entries > 0 {
+        text += &format!(", {} behind", count(entries, "change"));
+    }
+    match missed {
+        Some((0, _)) => text += ", may lack contents (ddr sync)",
+        Some((n, bytes)) => text += &format!(", missed up to {} ({})", count(n, "content"), size(bytes)),
+        None => {}
+    }
+    text
 }
 
 fn bare(session: &Session, folder: &Folder) -> Result<()> {

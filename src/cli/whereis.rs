@@ -7,8 +7,9 @@ use serde_json::json;
 use super::output::{WARN, styled};
 use super::session::Session;
 use crate::base::error::{Error, Result};
+use crate::base::id::RecordId;
 use crate::base::path::RelPath;
-use crate::base::units::size;
+use crate::base::units::{Time, size};
 use crate::engine::commit::row_version;
 use crate::engine::folder::Folder;
 use crate::engine::remotes::{OWN, Remote, Remotes};
@@ -49,6 +50,7 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
         let records =
             version.body.map(|body| remotes.records_of(body, version.size, &mut opener)).transpose();
         let mut copies = Vec::new();
+        let mut details = Vec::new();
         // The folder's own store beside remotes keeps logs, and only by chance contents.
         let beside = |r: &&Remote| r.name == OWN && !folder.config.remote.is_empty();
         for remote in &remotes.online {
@@ -64,13 +66,23 @@ pub fn run(session: &Session, args: &WhereisArgs) -> Result<()> {
                 copies.push(remote.name.clone());
             }
             let mark = if whole { "has it".to_string() } else { styled(WARN, "does not have it") };
-            session.out.answer(format!("  {} {mark}", remote.name))?;
+            let tier =
+                folder.config.tier.get(remote.tier).map(|t| format!("{}: ", t.name)).unwrap_or_default();
+            let verified = match &records {
+                Ok(Some(ids)) if whole => verified(remote, ids)?,
+                _ => None,
+            };
+            let when =
+                verified.map_or(String::new(), |at| format!(", verified {}", Time { secs: at, nanos: 0 }));
+            details.push(json!({ "store": remote.name, "tier": folder.config.tier.get(remote.tier).map(|t| t.name.clone()), "whole": whole, "verified": verified }));
+            session.out.answer(format!("  {tier}{} {mark}{when}", remote.name))?;
         }
         for (name, _) in &remotes.offline {
             session.out.answer(format!("  {name} is offline"))?;
         }
         session.out.json(&json!({
             "type": "whereis", "path": path.to_string(), "content": content.to_string(), "residency": local, "stores": copies,
+            "copies": details,
         }))?;
     }
     Ok(())
@@ -94,6 +106,15 @@ pub fn stores_with(folder: &Folder, path: &RelPath) -> Result<Option<Vec<String>
         names.extend(whole.then(|| remote.name.clone()));
     }
     Ok(Some(names))
+}
+
+/// When the record that was checked longest ago was read back; `None` if one never was.
+fn verified(remote: &Remote, ids: &[RecordId]) -> Result<Option<i64>> {
+    let mut oldest = i64::MAX;
+    for id in ids {
+        oldest = oldest.min(remote.packs.locate(id)?.map_or(0, |place| place.verified));
+    }
+    Ok((0 < oldest && oldest < i64::MAX).then_some(oldest))
 }
 
 /// The version a path stands for: the one that is here, or else the newest in history.

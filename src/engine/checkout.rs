@@ -75,6 +75,7 @@ pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result
         }
     }
     fill(folder, &remotes, batch, &mut stats)?;
+    super::heal::heal(folder, &remotes)?;
     Ok(stats)
 }
 

@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 
+use super::behind;
 use super::folder::{Folder, UNSEEN};
 use super::instance::Instance;
 use super::place::{Found, Placed, Placer};
 use super::remotes::{OWN, Remote, Remotes};
 use super::spool::Spool;
 use super::survey::{Change, local_row, survey};
+use super::targets::{Need, Targets};
 use crate::base::error::{Error, Result};
 use crate::base::id::{ContentId, FolderId, OriginId};
 use crate::base::path::RelPath;
@@ -73,7 +75,7 @@ pub struct Committer<'a> {
     /// The folder.
     pub folder: FolderId,
     /// Stores that get contents and logs.
-    pub targets: &'a [Remote],
+    pub targets: &'a Targets,
     /// The user's words.
     pub message: Option<&'a str>,
     /// Contents of deleted paths, to recognise moves.
@@ -97,7 +99,7 @@ impl<'a> Committer<'a> {
         instance: &'a mut Instance,
         own: &'a DirBucket,
         folder: FolderId,
-        targets: &'a [Remote],
+        targets: &'a Targets,
     ) -> Result<Self> {
         let fresh = history.knowledge()?.is_empty();
         Ok(Self {
@@ -133,8 +135,8 @@ impl<'a> Committer<'a> {
 
     /// Commits everything pending.
     pub fn commit(&mut self) -> Result<Vec<Settled>> {
-        for target in self.targets {
-            target.packs.flush()?;
+        if let Some(store) = &self.targets.store {
+            store.flush()?;
         }
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
@@ -256,31 +258,18 @@ impl<'a> Committer<'a> {
             &done.tail,
             rows,
         )?;
-        for target in self.targets {
-            put_objects(target, &done.objects)?;
-            set_pushed(self.history, target, self.identity.origin(), done.tail.number)?;
+        for target in &self.targets.remotes {
+            // One that fails catches up at the next contact; whether enough are left, the next flush tells.
+            if target.member.write(|_| put_objects(target, &done.objects))? {
+                set_pushed(self.history, target, self.identity.origin(), done.tail.number)?;
+            }
         }
         Ok(())
     }
 }
 
-/// Remembers how far a store's copy of an origin's log was known to reach: what is missing below
-/// that was lost, what is missing above has not arrived yet.
 fn set_pushed(history: &mut History, remote: &Remote, origin: OriginId, number: u64) -> Result<()> {
-    let key = pushed_key(remote, origin);
-    match history.meta(&key)? == Some(number.to_string()) {
-        true => Ok(()),
-        false => history.set_meta(&key, &number.to_string()),
-    }
-}
-
-fn pushed_key(remote: &Remote, origin: OriginId) -> String {
-    format!("pushed {} {origin}", remote.packs.id())
-}
-
-/// How far a store's copy of an origin's log is known to have reached.
-pub fn pushed(history: &History, remote: &Remote, origin: OriginId) -> Result<u64> {
-    Ok(history.meta(&pushed_key(remote, origin))?.and_then(|n| n.parse().ok()).unwrap_or(0))
+    behind::set_pushed(history, remote.packs.id(), origin, number)
 }
 
 fn put_objects(target: &Remote, objects: &[(String, Vec<u8>)]) -> Result<()> {
@@ -432,32 +421,29 @@ pub fn commit(folder: &mut Folder, paths: &[RelPath], options: &CommitOptions) -
     remotes.note_offline(folder);
     sync_logs(folder, &remotes)?;
     let unsaved = folder.history.meta("unsaved")?.is_some();
-    let targets = remotes.online.clone();
+    let targets = Targets::new(folder, &remotes, Need::Any)?;
     let plan = plan(folder, paths, &mut |item| {
         // Contents recorded while no store was reachable are placed now.
         let body = item.row.as_ref().and_then(|r| r.body).filter(|_| unsaved);
-        Ok(body.is_some() && lacks(&targets, body)?)
+        Ok(body.is_some() && targets.lacks(body)?)
     })?;
     run(folder, plan, &targets, options.message.as_deref(), &mut |_, _| Ok(()))
 }
 
-/// Whether a target lacks the first record of a content.
-pub fn lacks(targets: &[Remote], body: Option<crate::model::entry::Body>) -> Result<bool> {
-    let Some(body) = body else { return Ok(false) };
-    for target in targets {
-        if !target.packs.has(&[body.id])?[0] {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Brings the folder's log and those of its reachable stores level, both ways.
 pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
-    for remote in remotes.online.iter().filter(|r| r.name != OWN) {
-        let bucket = remote.packs.bucket().clone();
-        folder.pull_logs(bucket.as_ref())?;
-        log::copy_missing(folder.own.as_ref(), bucket.as_ref(), folder.id)?;
+    let others = || remotes.online.iter().filter(|r| r.name != OWN);
+    // All that is known anywhere first, so that one turn is enough.
+    for remote in others() {
+        folder.pull_logs(remote.packs.bucket().as_ref())?;
+    }
+    for remote in others() {
+        let bucket = remote.packs.bucket().as_ref();
+        let push = |_: &dyn Store| log::copy_missing(folder.own.as_ref(), bucket, folder.id).map(drop);
+        if !remote.member.write(push)? {
+            remote.tell_out(folder);
+            continue;
+        }
         for dot in folder.history.knowledge()? {
             set_pushed(&mut folder.history, remote, dot.origin, dot.number)?;
         }
@@ -466,11 +452,12 @@ pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
 }
 
 /// Records what is no version of any path: own log, index, and the logs of these stores.
-pub fn record(folder: &mut Folder, targets: &[Remote], ops: Vec<Op>) -> Result<()> {
+pub fn record(folder: &mut Folder, remotes: &Remotes, ops: Vec<Op>) -> Result<()> {
+    let targets = Targets::new(folder, remotes, Need::Any)?;
     let Folder { id, history, own, identity, instance, .. } = folder;
     let missing = || Error::Unsupported("this needs a folder opened for writing".into());
     let instance = instance.as_mut().ok_or_else(missing)?;
-    let mut committer = Committer::new(history, identity, instance, own, *id, targets)?;
+    let mut committer = Committer::new(history, identity, instance, own, *id, &targets)?;
     let mut batch = Batch::new(committer.history, identity)?;
     let none = Entry {
         hlc: 0,
@@ -493,7 +480,7 @@ pub fn record(folder: &mut Folder, targets: &[Remote], ops: Vec<Op>) -> Result<(
 pub fn run(
     folder: &mut Folder,
     plan: Plan,
-    targets: &[Remote],
+    targets: &Targets,
     message: Option<&str>,
     settled: &mut dyn FnMut(&mut History, Vec<Settled>) -> Result<()>,
 ) -> Result<CommitStats> {
@@ -510,7 +497,7 @@ pub fn run(
         tree,
         keys,
         folder: *id,
-        targets,
+        store: targets.store.as_deref(),
         progress: context.progress.as_ref(),
         cancel: &context.cancel,
     };
@@ -537,11 +524,17 @@ pub fn run(
         *unseen = false;
         history.clear_meta(UNSEEN)?;
     }
-    stats.unsaved = targets.is_empty() && stats.recorded > 0;
+    if stats.recorded > 0 {
+        behind::note_behind(history, &targets.behind(), (stats.recorded, stats.read_bytes))?;
+    }
+    for remote in targets.remotes.iter().filter(|r| !r.member.is_at_work()) {
+        remote.tell(context.progress.as_ref());
+    }
+    stats.unsaved = targets.store.is_none() && stats.recorded > 0;
     match stats.unsaved {
         true => history.set_meta("unsaved", "1")?,
         // What another part of the tree lacks, or a file with problems, is still unsaved.
-        false if !targets.is_empty() && whole && stats.problems == 0 => history.clear_meta("unsaved")?,
+        false if targets.store.is_some() && whole && stats.problems == 0 => history.clear_meta("unsaved")?,
         false => {}
     }
     Ok(stats)

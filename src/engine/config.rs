@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::tiers::{self, TierConfig};
+
 use crate::base::error::{Error, Result};
 use crate::base::path::{self, RelPath};
 use crate::base::units;
@@ -31,6 +33,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// `[remote.NAME]`, in name order.
     pub remote: BTreeMap<String, RemoteConfig>,
+    /// `[[tier]]`, near to far.
+    pub tier: Vec<TierConfig>,
     /// `[policy]`
     pub policy: PolicyConfig,
     /// Places that stay on this device, written as ddr prints paths; see `ddr pin`.
@@ -197,6 +201,7 @@ impl Config {
         for rule in &config.policy.rule {
             rule.get_ref().check().map_err(|why| Error::Invalid(format!("[[policy.rule]]: {why}")))?;
         }
+        tiers::check(&config.tier, config.remote.keys())?;
         Ok(config)
     }
 
@@ -304,6 +309,20 @@ fn is_right_alone(doc: &toml_edit::DocumentMut, key: &[&str]) -> bool {
     let mut alone = value.clone();
     alone.decor_mut().clear();
     Config::parse(&format!("{} = {alone}\n", key.join("."))).is_ok()
+}
+
+/// Edits the file as a whole, keeping what `change` does not touch.
+pub fn edit_with(path: &Path, change: impl FnOnce(&mut toml_edit::DocumentMut) -> Result<()>) -> Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::io("reading", path, e)),
+    };
+    let mut doc = text.parse().map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+    change(&mut doc)?;
+    let text = doc.to_string();
+    Config::parse(&text)?;
+    disk::replace_file(path, text.as_bytes(), 0o600)
 }
 
 fn set_text(doc: &mut toml_edit::DocumentMut, key: &[&str], value: &str) {

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::folder::Folder;
 use super::remotes::{OWN, Remote, Remotes, open_own};
+use super::tiers::LayoutName;
 use super::{hold, objects, repair};
 use crate::base::error::{Error, Result};
 use crate::base::id::RecordId;
@@ -84,8 +85,14 @@ fn one(folder: &Folder, remotes: &Remotes, remote: &Remote, options: &FsckOption
     }
     let in_doubt = small.damaged.iter().any(|(name, _)| name.starts_with(names::GC)) && !options.repair;
     stats.damaged.extend(small.into_list());
+    // Which store of several tiers, or of a bundle, should have what is `ddr tier check`'s question.
+    let everything = match folder.config.tier.as_slice() {
+        [] => true,
+        [tier] => tier.layout == LayoutName::Mirror,
+        _ => false,
+    };
     // The own store beside remotes keeps logs, and only by chance contents.
-    if !in_doubt && (remote.name != OWN || folder.config.remote.is_empty()) {
+    if everything && !in_doubt && (remote.name != OWN || folder.config.remote.is_empty()) {
         missing(folder, remotes, remote, options.repair, &mut stats)?;
     }
     Ok(stats)

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use super::commit::sync_logs;
 use super::folder::Folder;
-use super::live::{Keeps, Live, everything};
+use super::keeper::Keeper;
+use super::live::{Keeps, Live};
 use super::release::release;
 use super::remotes::{Remote, Remotes};
 use super::rewrite::{self, Rewriting};
@@ -77,7 +78,8 @@ pub fn gc(folder: &mut Folder, options: &GcOptions) -> Result<(Vec<GcStats>, Opt
             release(folder, &remotes)?;
         }
     }
-    let done = collect(folder, &remotes, options, &everything)?;
+    let keeper = Keeper::new(folder, &remotes)?;
+    let done = collect(folder, &remotes, options, &|remote, kept| keeper.keeps(&remotes, remote, kept))?;
     Ok((done, remotes.offline.into_iter().next().map(|(_, error)| error)))
 }
 

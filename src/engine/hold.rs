@@ -39,12 +39,11 @@ pub fn put(
 /// nobody can write to does not lose anything either.
 pub fn add(folder: &mut Folder, remotes: &Remotes, bodies: &[Body]) -> Result<()> {
     let (id, origin) = (folder.id, folder.origin());
-    for remote in &remotes.online {
-        match put(&mut folder.history, remote, id, origin, bodies) {
-            Err(e) if e.errno() == Some(libc::EROFS) => {
-                folder.context.progress.note(&format!("{} is read-only: nothing is held there", remote.name));
-            }
-            done => done?,
+    for remote in remotes.online.iter().filter(|r| r.member.is_at_work()) {
+        // One that cannot be written to is left out: its copies do not count.
+        if !remote.member.write(|_| put(&mut folder.history, remote, id, origin, bodies))? {
+            let why = remote.member.why_out().map_or_else(String::new, |e| e.to_string());
+            folder.context.progress.note(&format!("{}: nothing is held there: {why}", remote.name));
         }
     }
     Ok(())

@@ -23,11 +23,6 @@ const BATCH: usize = 256;
 /// Whether a store must keep a content that history names.
 pub type Keeps<'a> = &'a dyn Fn(&Remote, &Kept) -> Result<bool>;
 
-/// The rule of mirrors: everything.
-pub fn everything(_: &Remote, _: &Kept) -> Result<bool> {
-    Ok(true)
-}
-
 /// Every record that is needed, by the first eight bytes of its id: a false match only keeps
 /// something dead.
 pub struct Live(HashSet<u64>);

@@ -4,6 +4,7 @@
 //! steps, argued in its header, survives a crash at any instruction.
 
 pub mod apply;
+pub mod behind;
 pub mod checkout;
 pub mod clone;
 pub mod commit;
@@ -14,13 +15,18 @@ pub mod fetch;
 pub mod folder;
 pub mod fsck;
 pub mod gc;
+pub mod heal;
 pub mod hold;
 pub mod init;
 pub mod instance;
+pub mod keeper;
+pub mod level;
 pub mod live;
+pub mod lost;
 pub mod mend;
 pub mod objects;
 pub mod pin;
+pub mod ping;
 pub mod place;
 pub mod places;
 pub mod policy;
@@ -37,4 +43,6 @@ pub mod spool;
 pub mod spread;
 pub mod stash;
 pub mod survey;
+pub mod targets;
+pub mod tiers;
 pub mod when;

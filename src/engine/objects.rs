@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::commit::pushed;
+use super::behind::pushed;
 use super::folder::Folder;
 use super::hold;
 use super::remotes::{OWN, Remote};
@@ -160,7 +160,7 @@ fn lost_logs(folder: &Folder, remote: &Remote) -> Result<Vec<Lost>> {
     for dot in folder.history.knowledge()? {
         let number = match remote.name == OWN {
             true => dot.number,
-            false => pushed(&folder.history, remote, dot.origin)?,
+            false => pushed(&folder.history, remote.packs.id(), dot.origin)?,
         };
         reached.insert(dot.origin, number);
     }

@@ -1,7 +1,7 @@
 //! Placing: files are read under a lease, cut, hashed, sealed and put on stores by a few threads.
 //!
-//! Promises that a file comes out as [`Found`] only after each of its records was put on every
-//! target (durable after the targets' `flush`), with the proof of which bytes were read; that stub
+//! Promises that a file comes out as [`Found`] only after each of its records was put to the store
+//! (durable after its `flush`), with the proof of which bytes were read; that stub
 //! bytes never become content (I5); and that memory is bounded by the queues. Local files are only
 //! read here.
 
@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::remotes::Remote;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::id::{ContentId, FolderId, RecordId};
@@ -31,7 +30,7 @@ use crate::store::Store;
 /// What was at a path.
 #[derive(Debug)]
 pub enum Found {
-    /// A regular file, whole on every target.
+    /// A regular file, whole in the store.
     File(Placed),
     /// A stub of this folder: nothing to read.
     Stub(Stat, StubHead),
@@ -66,8 +65,8 @@ pub struct Placer<'a> {
     pub keys: &'a Keys,
     /// The folder.
     pub folder: FolderId,
-    /// Stores that get every record.
-    pub targets: &'a [Remote],
+    /// Gets every record, if any store can be reached.
+    pub store: Option<&'a dyn Store>,
     /// Receives bytes read.
     pub progress: &'a dyn Progress,
     /// Ends the run early.
@@ -80,6 +79,8 @@ type Failed = std::sync::atomic::AtomicBool;
 /// A record's decoded bytes.
 struct Raw {
     id: RecordId,
+    /// First chunk of the content it belongs to.
+    content: RecordId,
     kind: Kind,
     bytes: Vec<u8>,
 }
@@ -252,7 +253,7 @@ impl Placer<'_> {
             return Ok(Found::File(Placed { proof, content, body: None, records: vec![] }));
         }
         let id = self.keys.record_id(Kind::Chunk, &raw);
-        small.push(Raw { id, kind: Kind::Chunk, bytes: raw });
+        small.push(Raw { id, content: id, kind: Kind::Chunk, bytes: raw });
         let body = Body { kind: Kind::Chunk, id };
         Ok(Found::File(Placed { proof, content, body: Some(body), records: vec![id] }))
     }
@@ -268,6 +269,7 @@ impl Placer<'_> {
         let (done_tx, done_rx) = unbounded();
         let mut hasher = blake3::Hasher::new();
         let mut runs = Vec::new();
+        let mut first = None;
         for extent in extents {
             match *extent {
                 Extent::Hole { len, .. } => {
@@ -278,7 +280,8 @@ impl Placer<'_> {
                     self.cut(&reading, start, len, cutting, &mut hasher, &mut |raw| {
                         let id = self.keys.record_id(Kind::Chunk, &raw);
                         runs.push(Run::Data { id, len: raw.len() as u32 });
-                        let raw = Raw { id, kind: Kind::Chunk, bytes: raw };
+                        let content = *first.get_or_insert(id);
+                        let raw = Raw { id, content, kind: Kind::Chunk, bytes: raw };
                         send(jobs, Job { raw, done: done_tx.clone() })
                     })?;
                 }
@@ -301,7 +304,7 @@ impl Placer<'_> {
                 if raw.len() > crate::format::seal::MAX_MANIFEST {
                     return Err(Error::Unsupported("larger than about 1.5 TiB of data".into()));
                 }
-                let raw = Raw { id, kind: Kind::Manifest, bytes: raw };
+                let raw = Raw { id, content: first.unwrap_or(id), kind: Kind::Manifest, bytes: raw };
                 send(jobs, Job { raw, done: done_tx.clone() })?;
                 records.push(id);
                 Body { kind: Kind::Manifest, id }
@@ -363,19 +366,15 @@ impl Placer<'_> {
         Ok(())
     }
 
-    /// Seals each record that a target lacks, once, and puts it on those that lack it.
+    /// Seals each record that the store lacks, and puts it there.
     fn put_all(&self, sealer: &mut Sealer, raw: Vec<Raw>) -> Result<()> {
+        let Some(store) = self.store else { return Ok(()) };
         let ids: Vec<RecordId> = raw.iter().map(|r| r.id).collect();
-        let has: Vec<Vec<bool>> =
-            self.targets.iter().map(|t| t.packs.has(&ids).map_err(store_error)).collect::<Result<_>>()?;
-        for (i, Raw { id, kind, bytes }) in raw.into_iter().enumerate() {
-            let lacking = || self.targets.iter().zip(&has).filter(|(_, has)| !has[i]);
-            if lacking().next().is_none() {
-                continue;
+        let has = store.has(&ids).map_err(store_error)?;
+        for (Raw { id, content, kind, bytes }, has) in raw.into_iter().zip(has) {
+            if !has {
+                store.put(content, sealer.seal(id, kind, bytes)).map_err(store_error)?;
             }
-            let sealed = sealer.seal(id, kind, bytes);
-            lacking()
-                .try_for_each(|(target, _)| target.packs.put(id, sealed.clone()).map_err(store_error))?;
         }
         Ok(())
     }

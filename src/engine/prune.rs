@@ -103,7 +103,7 @@ pub fn prune(
         let mut gone: Vec<Dot> = Vec::new();
         let next = pruning.some(folder, after.as_ref(), &mut gone, &mut stats, sink)?;
         if !options.dry_run && !gone.is_empty() {
-            record(folder, &remotes.online, forgets(gone))?;
+            record(folder, &remotes, forgets(gone))?;
         }
         match next {
             Some(path) => after = Some(path),

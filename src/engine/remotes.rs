@@ -8,21 +8,29 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::behind;
 use super::config::RemoteConfig;
 use super::folder::Folder;
 use super::places::{self, domain_of};
+use super::tiers::TierConfig;
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, RecordId};
+use crate::base::progress::Progress;
 use crate::base::units::Time;
 use crate::format::key::Keys;
 use crate::format::seal::{Opener, Sealed};
+use crate::history::log;
 use crate::model::entry::{Body, Kind};
 use crate::model::manifest::Manifest;
+use crate::model::placement::{Layout, Rule, Seat};
 use crate::peer::host::Login;
 use crate::peer::url::Url;
 use crate::store::Store;
+use crate::store::chain::Chain;
 use crate::store::domain;
+use crate::store::member::Member;
 use crate::store::packs::Packs;
 
 /// What the folder's own store is called.
@@ -40,6 +48,28 @@ pub struct Remote {
     pub counts: bool,
     /// The store.
     pub packs: Arc<Packs>,
+    /// What became of it in this run.
+    pub member: Arc<Member>,
+    /// Place of its tier, near to far.
+    pub tier: usize,
+}
+
+impl Remote {
+    /// Says that it fell out of the run, and why.
+    pub fn tell(&self, progress: &dyn Progress) {
+        if let Some(why) = self.member.why_out() {
+            progress.note(&format!("{} is left out and falls behind: {why}", self.name));
+        }
+    }
+
+    /// The same, to whoever watches the folder's work.
+    pub fn tell_out(&self, folder: &Folder) {
+        self.tell(folder.context.progress.as_ref());
+    }
+
+    fn seat(&self) -> Seat {
+        Seat { store: self.packs.id(), domain: self.name.clone(), weight: 1 }
+    }
 }
 
 /// Stores of a folder: those that answered, and why the others did not.
@@ -66,7 +96,23 @@ impl Remotes {
                 Err(e) => return Err(e),
             }
         }
-        Ok(Self { online, offline })
+        let opened = Self { online, offline };
+        opened.push_logs(folder)?;
+        Ok(opened)
+    }
+
+    /// A store that was away gets the history that it missed, whatever the command is about. Objects are
+    /// written once, so this needs no lock; a store that does not take them is another command's trouble.
+    fn push_logs(&self, folder: &Folder) -> Result<()> {
+        let writes_itself = folder.instance.is_some();
+        for remote in self.online.iter().filter(|_| !writes_itself) {
+            if behind::entries(&folder.history, remote.packs.id())? > 0 {
+                let pushed =
+                    log::copy_missing(folder.own.as_ref(), remote.packs.bucket().as_ref(), folder.id);
+                drop(pushed);
+            }
+        }
+        Ok(())
     }
 
     /// Opens every remote, and the folder's own store where it keeps contents.
@@ -87,6 +133,11 @@ impl Remotes {
         Ok(all)
     }
 
+    /// Says which remotes fell out of the run, and why.
+    pub fn tell_out(&self, folder: &Folder) {
+        self.online.iter().for_each(|r| r.tell_out(folder));
+    }
+
     /// Says which remotes are missing.
     pub fn note_offline(&self, folder: &Folder) {
         for (_, error) in &self.offline {
@@ -94,33 +145,30 @@ impl Remotes {
         }
     }
 
-    /// Reads records from the first store that has them intact; `sink` gets each once, or the last
+    /// Reads records from the nearest store that has them intact; `sink` gets each once, or the last
     /// error. Bytes are still to be opened.
     pub fn get(
         &self,
         ids: &[RecordId],
         sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
     ) -> Result<()> {
-        let mut wanted = ids.to_vec();
-        for (i, remote) in self.online.iter().enumerate() {
-            let last = i + 1 == self.online.len();
-            let mut failed = Vec::new();
-            remote.packs.get(&wanted, &mut |id, got| match got {
-                Err(_) if !last => {
-                    failed.push(id);
-                    Ok(())
-                }
-                Err(e) => sink(id, Err(self.not_had(e))),
-                got => sink(id, got),
-            })?;
-            wanted = failed;
-            if wanted.is_empty() {
-                return Ok(());
-            }
-        }
-        // No store at all was reachable.
-        let missing = |id: RecordId| self.not_had(Error::Missing(format!("record {}", id.short())));
-        wanted.into_iter().try_for_each(|id| sink(id, Err(missing(id))))
+        self.reading()?.get(ids, &mut |id, got| sink(id, got.map_err(|e| self.not_had(e))))
+    }
+
+    /// Every reachable store, near to far, to be read as one.
+    fn reading(&self) -> Result<Chain> {
+        let readers = self.readers();
+        let seats = readers.iter().map(|r| r.seat()).collect();
+        let members = readers.into_iter().map(|r| Arc::clone(&r.member)).collect();
+        Chain::new("the stores", Rule { layout: Layout::Chain, copies: 1, seats }, members, 1)
+    }
+
+    /// Reachable stores in the order in which they are read: by tier, within one by what they take
+    /// to answer.
+    pub fn readers(&self) -> Vec<&Remote> {
+        let mut order: Vec<&Remote> = self.online.iter().filter(|r| r.member.is_readable()).collect();
+        order.sort_by_key(|r| (r.tier, r.member.distance()));
+        order
     }
 
     /// What no reachable store has may be in one that is not.
@@ -141,18 +189,26 @@ impl Remotes {
         }
     }
 
-    /// One verified record.
+    /// One verified record, from the nearest store whose copy is good; the others are remembered.
     pub fn read(&self, id: RecordId, opener: &mut Opener) -> Result<Arc<Vec<u8>>> {
         let mut result = Err(Error::Missing(format!("record {}", id.short())));
-        for remote in &self.online {
-            result = read_one(&remote.packs, id, opener)?;
+        for remote in self.readers() {
+            let mut found = read_one(remote, id, opener)?;
             // What is damaged in one pack may be whole in another: that is found out, and goes first then.
-            let damaged = result.as_ref().is_err_and(|e: &Error| e.is_corruption());
-            if damaged && remote.packs.verify_stale(&[id], Time::now().secs, -1)?.is_empty() {
-                result = read_one(&remote.packs, id, opener)?;
+            let damaged = matches!(&found, Some(Err(e)) if e.is_corruption());
+            let other = |_: &dyn Store| remote.packs.verify_stale(&[id], Time::now().secs, -1);
+            if damaged && remote.member.ask(other)?.is_some_and(|bad| bad.is_empty()) {
+                found = read_one(remote, id, opener)?;
             }
-            if result.is_ok() {
-                break;
+            match found {
+                Some(Ok(bytes)) => return Ok(bytes),
+                Some(Err(e)) if e.is_missing() && result.is_err() => {}
+                Some(Err(e)) => {
+                    remote.member.note_damaged(id);
+                    result = Err(e);
+                }
+                // It fell out of the run; others may do.
+                None => result = Err(remote.member.why_out().unwrap_or(Error::Interrupted)),
             }
         }
         result.map_err(|e| self.not_had(e))
@@ -174,13 +230,13 @@ impl Remotes {
 }
 
 /// One verified record of one store, or why not.
-fn read_one(packs: &Packs, id: RecordId, opener: &mut Opener) -> Result<Result<Arc<Vec<u8>>>> {
-    let mut result = Err(Error::Missing(format!("record {}", id.short())));
-    packs.get(&[id], &mut |_, got| {
-        result = got.and_then(|sealed| opener.open(&sealed));
+fn read_one(remote: &Remote, id: RecordId, opener: &mut Opener) -> Result<Option<Result<Arc<Vec<u8>>>>> {
+    let mut found = None;
+    remote.member.read(&[id], &mut |_, got| {
+        found = Some(got.and_then(|sealed| opener.open(&sealed)));
         Ok(())
     })?;
-    Ok(result)
+    Ok(found)
 }
 
 /// One store under two names would count as two copies.
@@ -208,12 +264,10 @@ fn has_contents(folder: &Folder) -> Result<bool> {
 pub fn open_own(folder: &Folder) -> Result<Remote> {
     let index = folder.context.cache_dir.join("index");
     let packs = Packs::open(OWN, folder.own.clone(), folder.id, &folder.keys, &index)?;
-    Ok(Remote {
-        name: OWN.into(),
-        domain: domain_of(folder.own.domain()),
-        counts: false,
-        packs: Arc::new(packs),
-    })
+    let packs = Arc::new(packs);
+    let member = Arc::new(Member::new(OWN, packs.clone(), Duration::ZERO));
+    let domain = domain_of(folder.own.domain());
+    Ok(Remote { name: OWN.into(), domain, counts: false, packs, member, tier: 0 })
 }
 
 /// What opening a store needs of a folder; may go to other threads.
@@ -223,6 +277,7 @@ struct Opening<'a> {
     tree: Option<u64>,
     index: PathBuf,
     login: &'a Login,
+    tiers: &'a [TierConfig],
 }
 
 /// Every remote, side by side: one slow machine must not hold up the others. In the order of their
@@ -234,6 +289,7 @@ fn open_each(folder: &Folder) -> Result<Vec<Result<Remote>>> {
         tree: own_domain(folder)?,
         index: folder.context.cache_dir.join("index"),
         login: &folder.context.login,
+        tiers: &folder.config.tier,
     };
     let remotes = &folder.config.remote;
     let is_far = |r: &RemoteConfig| !matches!(r.place(), Ok(Url::Dir(_)));
@@ -265,7 +321,14 @@ impl Opening<'_> {
             e => e,
         })?;
         let domain = remote.domain.clone().unwrap_or(place.domain);
-        Ok(Remote { name: name.into(), domain, counts, packs: Arc::new(packs) })
+        let packs = Arc::new(packs);
+        let start = Instant::now();
+        // How long a small answer takes tells how far away it is.
+        Packs::head(packs.bucket().as_ref())?;
+        let member = Arc::new(Member::new(name, packs.clone(), start.elapsed()));
+        let tier = self.tiers.iter().position(|t| t.stores.iter().any(|s| s == name));
+        let tier = tier.unwrap_or(self.tiers.len());
+        Ok(Remote { name: name.into(), domain, counts, packs, member, tier })
     }
 }
 

@@ -5,7 +5,7 @@
 //! files converted under write leases -> file system synced -> intent closed. A crash before the
 //! intent frees nothing; after it, `engine::mend` finishes or undoes what the intent names.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::commit::{self, Settled};
@@ -17,6 +17,7 @@ use super::remotes::{Remote, Remotes};
 use super::spool::Spool;
 use super::spread::spread;
 use super::survey::Change;
+use super::targets::{self, Need, Targets, Tier};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId, RecordId};
@@ -33,6 +34,7 @@ use crate::local::root::Root;
 use crate::local::stat::{Fingerprint, Stat};
 use crate::local::stub;
 use crate::model::entry::{Body, FileKind};
+use crate::model::placement::Members;
 use crate::model::residency::Residency;
 use crate::store::Store;
 
@@ -93,7 +95,7 @@ pub fn stash(folder: &mut Folder, paths: &[RelPath], options: &StashOptions) -> 
 /// The stores and rules of one run, which may have several rounds.
 pub struct Run {
     remotes: Remotes,
-    copies: usize,
+    need: Need,
     pinned: Pinned,
 }
 
@@ -102,8 +104,8 @@ impl Run {
     pub fn open(folder: &Folder, copies: Option<usize>) -> Result<Self> {
         folder.tree()?;
         let remotes = Remotes::open(folder)?;
-        let copies = required_copies(folder, &remotes, copies)?;
-        Ok(Self { remotes, copies, pinned: Pinned::of(folder)? })
+        let need = required_copies(folder, &remotes, copies)?;
+        Ok(Self { remotes, need, pinned: Pinned::of(folder)? })
     }
 
     /// Brings logs level, before the first round.
@@ -123,9 +125,9 @@ impl Run {
 }
 
 fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptions) -> Result<StashStats> {
-    let Run { remotes, copies, pinned } = run;
+    let Run { remotes, need, pinned } = run;
     let min_size = folder.config.min_size()?;
-    let targets = remotes.online.clone();
+    let targets = Targets::new(folder, remotes, *need)?;
     let mut stats = StashStats::default();
     let named: HashSet<&RelPath> = options.named.iter().collect();
     let mut ready = Spool::new(&folder.temp_dir())?;
@@ -139,7 +141,7 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
             return Ok(false);
         }
         let stays = pinned.holds(&item.path, row.size);
-        if commit::lacks(&targets, row.body)? || (!row.proven && row.size >= min_size && !stays) {
+        if targets.lacks(row.body)? || (!row.proven && row.size >= min_size && !stays) {
             return Ok(true);
         }
         if stays {
@@ -157,7 +159,7 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
         ready.put(row.size, &item.path)?;
         Ok(false)
     })?;
-    let shared = Shared::new(folder, &targets, *copies)?;
+    let shared = Shared::new(folder, &targets, *need)?;
     let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
     let progress = folder.context.progress.clone();
     let since = std::time::Instant::now();
@@ -229,7 +231,7 @@ fn too_small(len: u64, min: u64) -> Error {
 }
 
 /// How many failure domains must have a copy, and whether that many are reachable.
-fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> Result<usize> {
+fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> Result<Need> {
     let all = folder.config.remote.len();
     if all == 0 {
         return Err(Error::Refused(
@@ -237,13 +239,14 @@ fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> 
                 .into(),
         ));
     }
-    let copies = asked.or(folder.config.stash.copies).unwrap_or(all);
+    let tiers = targets::tiers(folder, remotes)?;
+    let need = asked.map_or(Need::Tier, Need::Copies);
+    let possible = |tier: &Tier| tier.rule.domains(tier.counting());
+    let copies = tiers.iter().map(|tier| need.of(tier)).min().unwrap_or(1);
     if copies == 0 || copies > all {
         return Err(Error::Invalid(format!("{copies} copies asked for, but {all} remotes are configured")));
     }
-    let domains: BTreeSet<&str> =
-        remotes.online.iter().filter(|r| r.counts).map(|r| r.domain.as_str()).collect();
-    if domains.len() < copies {
+    if tiers.iter().all(|tier| possible(tier) < need.of(tier)) {
         if let Some(same) = remotes.online.iter().find(|r| !r.counts) {
             return Err(Error::Refused(format!(
                 "{0} lies on the folder's own disk and would be lost together with it; if you accept that, run: ddr remote set {0} --same-disk",
@@ -258,11 +261,11 @@ fn required_copies(folder: &Folder, remotes: &Remotes, asked: Option<usize>) -> 
         }
         return Err(Error::Refused(format!(
             "{copies} copies are required, but the remotes are only {} failure domain(s); set stash.copies or remote.NAME.domain",
-            domains.len()
+            tiers.iter().map(possible).max().unwrap_or(0)
         )));
     }
     remotes.note_offline(folder);
-    Ok(copies)
+    Ok(need)
 }
 
 fn copies_text(n: usize) -> String {
@@ -313,23 +316,25 @@ struct Shared {
     folder: FolderId,
     origin: OriginId,
     intents: std::path::PathBuf,
-    targets: Vec<Remote>,
-    copies: usize,
+    tiers: Vec<Tier>,
+    plain: bool,
+    need: Need,
     verify_secs: i64,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 }
 
 impl Shared {
-    fn new(folder: &Folder, targets: &[Remote], copies: usize) -> Result<Self> {
+    fn new(folder: &Folder, targets: &Targets, need: Need) -> Result<Self> {
         Ok(Self {
             tree: folder.tree()?.clone(),
             keys: folder.keys.clone(),
             folder: folder.id,
             origin: folder.origin(),
             intents: folder.intents(),
-            targets: targets.to_vec(),
-            copies,
+            tiers: targets.tiers.clone(),
+            plain: targets.is_plain(),
+            need,
             verify_secs: folder.config.verify_every()?.as_secs() as i64,
             progress: folder.context.progress.clone(),
             cancel: folder.context.cancel.clone(),
@@ -381,35 +386,64 @@ impl Freeing {
         if left == 0 { Ok(()) } else { Err(Error::Interrupted) }
     }
 
-    /// Holds on every target, then asks again; returns the paths without enough proven copies.
+    /// Holds, then asks again; returns the paths without enough proven copies: those with a record that
+    /// no tier has as often as it must.
     fn receipts(&self, history: &mut History, batch: &[Candidate]) -> Result<HashSet<RelPath>> {
         let s = &self.shared;
-        let bodies: Vec<Body> = batch.iter().filter_map(|c| c.row.body).collect();
-        let mut domains: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); batch.len()];
-        for target in &s.targets {
+        let ids: Vec<RecordId> = batch.iter().flat_map(|c| c.records.iter().copied()).collect();
+        let mut kept = vec![false; ids.len()];
+        for tier in &s.tiers {
+            let mut has = vec![Members::default(); ids.len()];
+            for i in tier.counting().iter() {
+                let good = self.prove(history, &tier.members[i], batch, &ids)?;
+                has.iter_mut().zip(good).filter(|(_, good)| *good).for_each(|(has, _)| *has = has.with(i));
+            }
+            let need = s.need.of(tier);
+            kept.iter_mut().zip(has).for_each(|(kept, has)| *kept |= tier.rule.domains(has) >= need);
+        }
+        // A store that went away is not the files' problem.
+        if s.tiers.iter().all(|tier| tier.rule.domains(tier.counting()) < s.need.of(tier)) {
+            let why = s.tiers.iter().flat_map(|t| &t.members).find_map(|r| r.member.why_out());
+            why.map_or(Ok(()), Err)?;
+        }
+        // Counted, not searched: each candidate must take all of its own answers.
+        let mut answers = kept.into_iter();
+        let short =
+            batch.iter().filter(|c| answers.by_ref().take(c.records.len()).filter(|kept| !kept).count() > 0);
+        Ok(short.map(|c| c.row.path.clone()).collect())
+    }
+
+    /// Holds on one store what it has of the batch, and asks it again; per record, whether it has a good
+    /// copy. A store that fails proves nothing, and is left out of the rest of the run.
+    fn prove(
+        &self,
+        history: &mut History,
+        target: &Remote,
+        batch: &[Candidate],
+        ids: &[RecordId],
+    ) -> Result<Vec<bool>> {
+        let s = &self.shared;
+        let answer = target.member.ask(|_| {
+            let mut bodies: Vec<Body> = batch.iter().filter_map(|c| c.row.body).collect();
+            if !s.plain {
+                let has = target.packs.has(ids)?;
+                let mut answers = has.into_iter();
+                let any =
+                    |c: &&Candidate| answers.by_ref().take(c.records.len()).filter(|has| *has).count() > 0;
+                bodies = batch.iter().filter(any).filter_map(|c| c.row.body).collect();
+            }
             hold::put(history, target, s.folder, s.origin, &bodies)?;
             target.packs.refresh()?;
-            let ids: Vec<RecordId> = batch.iter().flat_map(|c| c.records.iter().copied()).collect();
-            let bad: HashSet<RecordId> = target
-                .packs
-                .verify_stale(&ids, Time::now().secs, s.verify_secs)?
-                .into_iter()
-                .map(|(id, _)| id)
-                .collect();
-            let has = target.packs.has(&ids)?;
-            let mut answers = ids.iter().zip(has);
-            for (i, candidate) in batch.iter().enumerate() {
-                let whole = answers
-                    .by_ref()
-                    .take(candidate.records.len())
-                    .fold(true, |all, (id, has)| all && has && !bad.contains(id));
-                if whole && target.counts {
-                    domains[i].insert(&target.domain);
-                }
+            let had = target.packs.has(ids)?;
+            let asked: Vec<RecordId> =
+                ids.iter().zip(&had).filter(|(_, had)| **had).map(|(id, _)| *id).collect();
+            let stale = target.packs.verify_stale(&asked, Time::now().secs, s.verify_secs)?;
+            if stale.is_empty() {
+                return Ok(had);
             }
-        }
-        let short = batch.iter().zip(&domains).filter(|(_, d)| d.len() < s.copies);
-        Ok(short.map(|(c, _)| c.row.path.clone()).collect())
+            target.packs.has(ids)
+        })?;
+        Ok(answer.unwrap_or_else(|| vec![false; ids.len()]))
     }
 
     /// Converts a proven batch on a few threads; returns the new rows, and how many an interruption

@@ -154,6 +154,17 @@ impl Rule {
     }
 }
 
+/// The tier on which a content should lie: `whole` are those that have all of it, `keep` says for how
+/// many seconds an unused one stays on each, `age` for how many it has not been used. It never moves
+/// back by itself.
+pub fn home(whole: Members, keep: &[Option<u64>], age: u64) -> usize {
+    let mut at = whole.iter().last().unwrap_or(0);
+    while at + 1 < keep.len() && keep[at].is_some_and(|keep| age > keep) {
+        at += 1;
+    }
+    at
+}
+
 /// A time drawn from the exponential distribution of rate `weight`, fixed by key and store: the
 /// probability of being first is the share of the weight.
 fn arrival(key: &RecordId, seat: &Seat) -> f64 {
@@ -244,6 +255,15 @@ mod tests {
         let far = Members::of(3, |i| i > 0);
         assert_eq!(rule.wanted(&key(1), Kind::Chunk, Members::default(), far), Members::default().with(1));
         assert!(rule.is_kept(Members::default().with(2), all(&rule)), "wherever it is");
+    }
+
+    #[test]
+    fn contents_move_on_by_age_and_never_back() {
+        let keep = [Some(10), None, Some(5)];
+        let near = Members::default().with(0);
+        assert_eq!([home(near, &keep, 10), home(near, &keep, 11), home(near, &keep, 999)], [0, 1, 1]);
+        assert_eq!([home(near.with(1), &keep, 0), home(Members::default(), &keep, 0)], [1, 0]);
+        assert_eq!(home(near.with(2), &keep, 999), 2, "there is nothing farther");
     }
 
     proptest! {

@@ -43,7 +43,7 @@ fn inside_a_store_directory() {
     $ ddr -C ../../store whereis note.txt
     note.txt: 14 B, not here
       content <id>
-      own has it
+      own has it, verified <----- now ---->
     $ ddr -C ../../store fsck --read-data
     own: 5 objects, <n> read
     everything is whole

@@ -77,7 +77,7 @@ fn a_folder_begins() {
     $ ddr whereis note.txt
     note.txt: 9 B, full here
       content eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058
-      own has it
+      own has it, verified <----- now ---->
     $ ddr init --name laptop ../second
     ddr looks after /r/one/second now (folder <id>)
     Next: ddr remote add disk2 /path/on/another/disk --init
@@ -270,7 +270,7 @@ fn contents_of_a_removed_remote_come_home_with_the_next_commit() {
     $ ddr whereis report.txt
     report.txt: 83.0 KiB, full here
       content 16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816
-      own has it
+      own has it, verified <----- now ---->
     ");
 }
 
@@ -338,10 +338,10 @@ fn stash_and_checkout() {
     $ ddr whereis report.txt note.txt
     note.txt: 9 B, full here
       content eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     report.txt: 83.0 KiB, stub here
       content 16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     $ ddr whereis empty
     ! ddr: empty is no regular file
     [exit 2]
@@ -397,12 +397,12 @@ fn stash_and_checkout_for_programs() {
     {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","pinned":false,"residency":"stub","size":85000,"type":"file"}
     $ ddr status --json
     {"changed":0,"files":3,"folder":"<id>","local_bytes":<n>,"logical_bytes":385009,"name":"folder","stubs":2,"type":"status","unseen":0}
-    {"free_bytes":<n>,"name":"disk2","online":true,"type":"store"}
+    {"bytes_behind":null,"contents_behind":null,"entries_behind":0,"free_bytes":<n>,"name":"disk2","online":true,"type":"store"}
     $ ddr du --json -s
     {"local_bytes":<n>,"logical_bytes":385009,"path":".","type":"usage"}
     $ ddr whereis --json report.txt note.txt
-    {"content":"eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058","path":"note.txt","residency":"full","stores":["disk2"],"type":"whereis"}
-    {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","path":"report.txt","residency":"stub","stores":["disk2"],"type":"whereis"}
+    {"content":"eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058","copies":[{"store":"disk2","tier":null,"verified":<n>,"whole":true}],"path":"note.txt","residency":"full","stores":["disk2"],"type":"whereis"}
+    {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","copies":[{"store":"disk2","tier":null,"verified":<n>,"whole":true}],"path":"report.txt","residency":"stub","stores":["disk2"],"type":"whereis"}
     $ ddr checkout --json -n
     {"dry_run":true,"filled":2,"filled_bytes":385000,"problems":0,"type":"checkout"}
     $ ddr checkout --json
@@ -472,7 +472,7 @@ fn copies_are_counted_over_all_remotes() {
     $ ddr whereis report.txt
     report.txt: 83.0 KiB, stub here
       content 16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816
-      disk2 has it
+      disk2 has it, verified <----- now ---->
       disk3 is offline
     $ ddr checkout report.txt
     checked out 1 file (83.0 KiB)
@@ -1026,6 +1026,9 @@ fn help() {
       init         Let ddr look after a directory
       clone        Make a folder from a store: the whole tree, as stubs
       remote       Add, list, change or remove stores
+      tier         Group stores into tiers: mirrors and bundles, near to far
+      sync         Bring history and contents of all stores level
+      ping         Ask stores whether they answer, how fast, and how far they are behind
       stash        Place files on the stores and replace them by stubs
       checkout     Bring the content of stubs back
       pin          Keep files always on this device

@@ -97,7 +97,7 @@ fn odd_names_can_be_named() {
     $ ddr whereis "$(printf 'new\nline')"
     new\nline: 19.5 KiB, stub here
       content 13e5d891abdfe7a28559f5c8bb88d19bd73fbc39618d7eda48ab4e5d5a5e3356
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     $ ddr history 'a#2'
     <----- now ---->  #1  file  19.5 KiB  13e5d891  folder
     $ rm 'a#2' && ddr commit -q

@@ -53,7 +53,7 @@ fn paths_count_from_where_the_user_is() {
     $ cd photos/2024 && ddr whereis ../beach.raw
     photos/beach.raw: 293.0 KiB, stub here
       content f5fb425f83042d558be2e1a79b455cdac5dd2d58ed4930a08840a48122c3dd85
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     $ cd photos/2024 && ddr restore ../../note.txt --to copy.txt && cat copy.txt
     restored note.txt#1 (9 B) to /r/one/folder/photos/2024/copy.txt
     buy milk

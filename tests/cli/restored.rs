@@ -229,7 +229,7 @@ fn a_lost_database_is_said_and_nothing_is_shown_as_new() {
     $ ddr whereis report.txt
     report.txt: 83.0 KiB, stub here
       content 16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     $ ddr commit -n
     M note.txt
     $ ddr restore note.txt

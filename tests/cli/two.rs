@@ -368,7 +368,7 @@ fn a_second_process_says_who_holds_the_lock() {
     $ ddr whereis note.txt
     note.txt: 9 B, full here
       content eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     ");
     drop(lock);
     shell.ok("ddr --wait 0s commit");
@@ -558,7 +558,7 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     nothing changed since the last commit
     folder: 4 files, 2 stubs; <n> of 376.0 KiB local
     some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them
-    store disk2: offline: /r/store holds no store (is its disk mounted?)
+    store disk2: offline: /r/store holds no store (is its disk mounted?), missed up to 1 content (5 B)
     $ ddr history new.txt
     <----- now ---->  #1  file  5 B  <id>  folder  on no reachable store
     $ ddr rebuild | head -n 1
@@ -576,7 +576,7 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     $ ddr whereis new.txt
     new.txt: 5 B, full here
       content <id>
-      disk2 has it
+      disk2 has it, verified <----- now ---->
     $ ddr checkout
     checked out 2 files (376.0 KiB)
     ");

@@ -176,8 +176,17 @@ fn in_order(text: &str) -> Vec<&str> {
 }
 
 /// JSON fields whose value depends on the clock or the file system.
-const FIELDS: [&str; 7] =
-    ["time", "free_bytes", "local_bytes", "freed_bytes", "stored_bytes", "read_bytes", "domain"];
+const FIELDS: [&str; 9] = [
+    "time",
+    "free_bytes",
+    "local_bytes",
+    "freed_bytes",
+    "stored_bytes",
+    "read_bytes",
+    "domain",
+    "verified",
+    "latency_us",
+];
 
 /// A line without times and without what depends on the file system.
 fn figures(line: &str) -> String {

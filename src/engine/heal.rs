@@ -1,0 +1,56 @@
+//! Mending copies that were found damaged while reading, from good ones.
+//!
+//! Promises that nothing unverified is put, and that a damaged pack stays where it is: only its bad
+//! records no longer count. Taking damaged packs away is `ddr fsck --repair`.
+
+use super::folder::Folder;
+use super::remotes::Remotes;
+use crate::base::error::Result;
+use crate::base::id::RecordId;
+use crate::format::seal::{Opener, Sealed};
+use crate::store::Store;
+
+/// A verified copy of a record, from whichever store has one.
+pub fn good_copy(remotes: &Remotes, id: RecordId, opener: &mut Opener) -> Result<Option<Sealed>> {
+    for remote in remotes.readers() {
+        let mut good = None;
+        remote.member.read(&[id], &mut |_, got| {
+            match got {
+                Ok(sealed) if opener.verify(&sealed).is_ok() => good = Some(sealed),
+                Ok(_) => remote.member.note_damaged(id),
+                Err(_) => {}
+            }
+            Ok(())
+        })?;
+        if good.is_some() {
+            return Ok(good);
+        }
+    }
+    Ok(None)
+}
+
+/// Repairs the copies that were found damaged in this run, from good ones elsewhere; returns how many.
+pub fn heal(folder: &Folder, remotes: &Remotes) -> Result<u64> {
+    let mut opener = Opener::new(&folder.keys)?;
+    let mut healed = 0;
+    for remote in &remotes.online {
+        let mut put = 0u64;
+        for id in remote.member.take_damaged() {
+            let Some(sealed) = good_copy(remotes, id, &mut opener)? else { continue };
+            remote.member.write(|store| {
+                // It may have been read from another place of the same store.
+                if let Some(place) = remote.packs.locate(&id)? {
+                    remote.packs.mark_verified(&[(id, place.pack)], crate::store::index::BAD)?;
+                }
+                if remote.packs.has(&[id])?[0] { Ok(()) } else { store.put(id, sealed) }
+            })?;
+            put += 1;
+        }
+        if put > 0 && remote.member.write(|store| store.flush())? {
+            let what = crate::base::units::count(put, "damaged record");
+            folder.context.progress.note(&format!("{}: repaired {what} from good copies", remote.name));
+            healed += put;
+        }
+    }
+    Ok(healed)
+}
