@@ -2,6 +2,7 @@
 
 mod child;
 mod cuts;
+mod golden;
 mod hostile;
 mod rates;
 mod served;
