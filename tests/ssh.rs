@@ -1,6 +1,7 @@
 //! Stores on other machines, over a real OpenSSH server.
 
 mod login;
+mod peer;
 mod sftp;
 
 use std::path::Path;

@@ -14,6 +14,7 @@ use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, StoreId};
 use crate::disk;
 use crate::format::key::FolderKey;
+use crate::format::message;
 use crate::format::store::{FORMAT as STORE_FORMAT, StoreHead};
 use crate::peer::url::Url;
 use crate::store::dir::DirBucket;
@@ -135,7 +136,7 @@ pub fn add_remote(folder: &mut Folder, name: &str, remote: &RemoteConfig, add: &
     }
     let login = folder.context.login.clone();
     if add.init {
-        make_store(folder, &url)?;
+        make_store(folder, name, remote, &url)?;
     }
     let absent = || Error::Missing(format!("a store in {url} (to make one there, add --init)"));
     let place = places::open(name, remote, &login).map_err(|e| match (e, &url) {
@@ -194,7 +195,7 @@ fn check_place(folder: &Folder, path: &Path, remote: &RemoteConfig, add: &AddRem
     Ok(())
 }
 
-fn make_store(folder: &Folder, url: &Url) -> Result<()> {
+fn make_store(folder: &Folder, remote_name: &str, remote: &RemoteConfig, url: &Url) -> Result<()> {
     match url {
         Url::Dir(path) => make_bare(path, None, (folder.id, folder.folder_key.clone())),
         Url::Sftp(address) => {
@@ -202,7 +203,12 @@ fn make_store(folder: &Folder, url: &Url) -> Result<()> {
             let name = url.file_name().unwrap_or_else(|| "store".into());
             Packs::init(&bucket, &store_head(&name, folder.id, &folder.folder_key)?)
         }
-        Url::Ssh(_) => Err(Error::Unsupported("ssh:// remotes".into())),
+        Url::Ssh(address) => {
+            let (folder_id, key) = (folder.id, folder.folder_key.0);
+            let name = url.file_name().unwrap_or_else(|| "store".into());
+            let new = message::NewPeer { folder: folder_id, key, name, again: false };
+            places::peer(remote_name, address.clone(), remote, &folder.context.login).create(&new)
+        }
     }
 }
 

@@ -6,13 +6,23 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config::RemoteConfig;
+use super::config::{RemoteConfig, Transport};
 use crate::base::error::{Error, Result};
+use crate::peer::bucket::RemoteBucket;
 use crate::peer::host::{Host, Login};
+use crate::peer::link::Timing;
+use crate::peer::machine;
+use crate::peer::openssh::OpensshDial;
 use crate::peer::sftp::SftpBucket;
+use crate::peer::ssh::SshDial;
+use crate::peer::stream::Dial;
 use crate::peer::url::{Address, Url};
 use crate::store::Bucket;
 use crate::store::dir::DirBucket;
+
+/// Connections to one peer. Each is bounded by the server's window for a round trip, and libssh2 by one
+/// core.
+pub const SESSIONS: usize = 4;
 
 /// A bucket, and what it would be lost together with.
 pub struct Place {
@@ -34,8 +44,25 @@ pub fn open(name: &str, remote: &RemoteConfig, login: &Login) -> Result<Place> {
             let bucket = SftpBucket::open(host).map_err(|e| named(name, e))?;
             Ok(Place { bucket: Arc::new(bucket), domain, device: None })
         }
-        Url::Ssh(_) => Err(Error::Unsupported("ssh:// remotes".into())),
+        Url::Ssh(address) => {
+            let bucket = peer(name, address, remote, login);
+            let info = bucket.info()?;
+            // A peer on this machine is lost with what lies beside it.
+            let device = (info.host == machine::id()).then_some(info.device);
+            let domain = device.map_or(info.host, domain_of);
+            Ok(Place { bucket: Arc::new(bucket), domain, device })
+        }
     }
+}
+
+/// Another ddr; nothing is dialled yet.
+pub fn peer(name: &str, address: Address, remote: &RemoteConfig, login: &Login) -> RemoteBucket {
+    let program = remote.program.clone();
+    let dial: Arc<dyn Dial> = match remote.transport {
+        Transport::Ssh2 => Arc::new(SshDial::new(host(address, login), program)),
+        Transport::Openssh => Arc::new(OpensshDial::new(address, program, login.clone())),
+    };
+    RemoteBucket::new(name, dial, None, SESSIONS, Timing::default())
 }
 
 fn host(address: Address, login: &Login) -> Arc<Host> {

@@ -292,7 +292,6 @@ fn open_each(folder: &Folder) -> Result<Vec<Result<Remote>>> {
         tiers: &folder.config.tier,
     };
     let remotes = &folder.config.remote;
-    let is_far = |r: &RemoteConfig| !matches!(r.place(), Ok(Url::Dir(_)));
     if !remotes.values().any(is_far) {
         return Ok(remotes.iter().map(|(name, remote)| opening.open(name, remote)).collect());
     }
@@ -306,11 +305,16 @@ fn open_each(folder: &Folder) -> Result<Vec<Result<Remote>>> {
     })
 }
 
+fn is_far(remote: &RemoteConfig) -> bool {
+    !matches!(remote.place(), Ok(Url::Dir(_)))
+}
+
 impl Opening<'_> {
     fn open(&self, name: &str, remote: &RemoteConfig) -> Result<Remote> {
         let place = places::open(name, remote, self.login).map_err(|e| match e {
             // It was there when it was added.
             Error::Missing(what) => Error::Offline { name: name.into(), why: format!("{what} not found") },
+            Error::Unsupported(why) => Error::Offline { name: name.into(), why },
             e => e,
         })?;
         let beside = place.device.is_some() && place.device == self.tree;
@@ -320,6 +324,7 @@ impl Opening<'_> {
             Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
             e => e,
         })?;
+        let packs = if is_far(remote) { packs.with_writers(places::SESSIONS) } else { packs };
         let domain = remote.domain.clone().unwrap_or(place.domain);
         let packs = Arc::new(packs);
         let start = Instant::now();
