@@ -20,7 +20,7 @@ use crate::model::placement::{Layout, Rule};
 pub struct Chain(Spread);
 
 impl Chain {
-    /// `members` in the order of the rule's seats; see [`Group::new`].
+    /// `members` in the order of the rule's seats; see `Group::new`.
     pub fn new(name: &str, rule: Rule, members: Vec<Arc<Member>>, need: usize) -> Result<Self> {
         let rule = Rule { layout: Layout::Chain, ..rule };
         Group::new(name, rule, members, need).map(|group| Self(Spread::new(group)))

@@ -18,7 +18,7 @@ use crate::model::placement::{Layout, Rule};
 pub struct Mirror(Group);
 
 impl Mirror {
-    /// `members` in the order of the rule's seats; see [`Group::new`].
+    /// `members` in the order of the rule's seats; see `Group::new`.
     pub fn new(name: &str, rule: Rule, members: Vec<Arc<Member>>, need: usize) -> Result<Self> {
         Group::new(name, Rule { layout: Layout::Mirror, ..rule }, members, need).map(Self)
     }
