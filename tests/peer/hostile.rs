@@ -126,6 +126,11 @@ fn mutate(frames: &[Vec<u8>], state: &mut u64) -> Vec<u8> {
     let mut frames = frames.to_vec();
     let pick = |state: &mut u64, n: usize| (dice(state) % n.max(1) as u64) as usize;
     for _ in 0..1 + dice(state) % 3 {
+        // One that was truncated to nothing is none.
+        frames.retain(|frame| !frame.is_empty());
+        if frames.is_empty() {
+            break;
+        }
         let at = pick(state, frames.len());
         match dice(state) % 9 {
             // Bits, lengths, ids, kinds.
@@ -164,9 +169,6 @@ fn mutate(frames: &[Vec<u8>], state: &mut u64) -> Vec<u8> {
                 let byte = byte + pick(state, frames[at].len() - byte);
                 frames[at][byte] = dice(state) as u8;
             }
-        }
-        if frames.is_empty() {
-            break;
         }
     }
     frames.concat()
