@@ -149,6 +149,8 @@ pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
     });
     let settled = settle(folder, settling);
     made.and(settled)?;
+    // A stop in the last batch left some of it out.
+    folder.context.cancel.check()?;
     set_dir_times(folder)?;
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     folder.history.clear_meta("materialising")?;

@@ -152,3 +152,30 @@ fn a_clone_killed_again_and_again_is_continued_by_the_same_command() {
     assert!(two.ok("ddr status").contains("nothing changed"));
     assert_eq!(two.ok("ddr history --deleted"), "nothing was deleted\n");
 }
+
+/// What a stop left out of the last batch must not pass for done.
+#[test]
+fn ctrl_c_in_a_clone() {
+    let (shell, _) = many();
+    // Without small files nothing is fetched behind the stubs, where a stop would be noticed anyway.
+    shell.ok("rm big && find . -path ./.ddr -prune -o -type f -size -17k -exec rm {} +");
+    let nodes = read(&shell.at("")).expect("readable");
+    shell.ok("ddr stash .");
+    let all = stubs(&shell);
+    let interrupted = (0..10).any(|round| {
+        let two = shell.other(&format!("two{round}"));
+        let args = ["clone".into(), shell.sandbox.store().into_os_string(), ".".into()];
+        let running = two.sandbox.start(&args, None);
+        wait_for("the first stub", || (0..7).any(|d| not_empty(&two.at(format!("d{d}")))));
+        signal(&running, Signal::INT);
+        let output = running.wait().expect(&[130, 0]).expect("interrupted, or just done");
+        if output.code == Some(0) {
+            assert_eq!(stubs(&two), all, "done means all of it: {output:?}");
+            return false;
+        }
+        two.ok("ddr clone ../../store . && ddr checkout");
+        assert!(read(&two.at("")).expect("readable") == nodes);
+        true
+    });
+    assert!(interrupted, "never early enough");
+}
