@@ -125,6 +125,9 @@ pub fn lost(folder: &Folder, remote: &Remote) -> Result<Vec<(OriginId, u64)>> {
         there.entry(dot.origin).or_default();
     }
     there.entry(folder.origin()).or_default();
+    for origin in noted_origins(&folder.history, remote)? {
+        there.entry(origin).or_default();
+    }
     let mut out = Vec::new();
     for (origin, numbers) in there {
         let low = holds::first_valid(bucket, origin, &numbers)?;
@@ -143,8 +146,20 @@ pub fn note_all(history: &mut History, remote: &Remote) -> Result<()> {
     Ok(())
 }
 
+/// Where it is remembered which batches of a store were seen; an origin follows.
+fn prefix(remote: &Remote) -> String {
+    format!("holds {} ", remote.packs.id())
+}
+
 fn key(remote: &Remote, origin: OriginId) -> String {
-    format!("holds {} {origin}", remote.packs.id())
+    format!("{}{origin}", prefix(remote))
+}
+
+/// Origins that held something there once: one that only cloned has no entry in any log.
+fn noted_origins(history: &History, remote: &Remote) -> Result<Vec<OriginId>> {
+    let prefix = prefix(remote);
+    let keys = history.meta_keys(&prefix)?;
+    Ok(keys.iter().filter_map(|key| OriginId::from_hex(key.strip_prefix(&prefix)?).ok()).collect())
 }
 
 /// The highest number that was seen there.

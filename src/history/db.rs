@@ -99,6 +99,16 @@ impl History {
             .map_err(db)
     }
 
+    /// Keys of the small facts whose key begins so.
+    pub fn meta_keys(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut keys = self
+            .conn
+            .prepare_cached("SELECT key FROM meta WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key")
+            .map_err(db)?;
+        let found = keys.query_map([prefix], |row| row.get(0)).map_err(db)?;
+        found.collect::<rusqlite::Result<_>>().map_err(db)
+    }
+
     /// Remembers a small fact.
     pub fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
         self.write(|conn, _| {

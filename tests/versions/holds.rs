@@ -109,3 +109,22 @@ fn batches_are_compacted_and_not_missed() {
     shell.code("ddr fsck", 5);
     shell.ok("ddr fsck --repair && ddr fsck && ddr gc");
 }
+
+/// A peer that only cloned has no entry in any log; its hold is missed all the same.
+#[test]
+fn a_lost_hold_of_a_peer_without_history_is_found() {
+    let one = three();
+    let holds = one.sandbox.store().join("store/holds");
+    let origins = || -> std::collections::BTreeSet<_> {
+        std::fs::read_dir(&holds).expect("readable").map(|e| e.expect("entry").path()).collect()
+    };
+    let before = origins();
+    one.other("two").ok("ddr clone ../../store .");
+    let of_two: Vec<_> = origins().difference(&before).cloned().collect();
+    assert_eq!(of_two.len(), 1);
+    one.ok("ddr fsck");
+    std::fs::remove_dir_all(&of_two[0]).expect("removable");
+    let said = one.code("ddr fsck", 5);
+    assert!(said.contains("hold"), "{said}");
+    one.ok("ddr fsck --repair && ddr fsck");
+}
