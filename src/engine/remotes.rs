@@ -28,10 +28,10 @@ use crate::model::placement::{Layout, Rule, Seat};
 use crate::peer::host::Login;
 use crate::peer::url::Url;
 use crate::store::Store;
-use crate::store::chain::Chain;
 use crate::store::domain;
 use crate::store::member::Member;
 use crate::store::packs::Packs;
+use crate::store::spread::Spread;
 
 /// What the folder's own store is called.
 pub const OWN: &str = "own";
@@ -156,11 +156,11 @@ impl Remotes {
     }
 
     /// Every reachable store, near to far, to be read as one.
-    fn reading(&self) -> Result<Chain> {
+    fn reading(&self) -> Result<Spread> {
         let readers = self.readers();
         let seats = readers.iter().map(|r| r.seat()).collect();
         let members = readers.into_iter().map(|r| Arc::clone(&r.member)).collect();
-        Chain::new("the stores", Rule { layout: Layout::Chain, copies: 1, seats }, members, 1)
+        Spread::chain("the stores", Rule { layout: Layout::Chain, copies: 1, seats }, members, 1)
     }
 
     /// Reachable stores in the order in which they are read: by tier, within one by what they take

@@ -450,23 +450,23 @@ impl Freeing {
     /// left out.
     fn convert(&mut self, batch: &[Candidate]) -> Result<(Vec<LocalRow>, usize)> {
         let s = &self.shared;
-        let items: Vec<Item> = batch
+        // In step, whatever a candidate may lack.
+        let (batch, items): (Vec<&Candidate>, Vec<Item>) = batch
             .iter()
             .filter_map(|c| {
                 let head = head_of(s.folder, &c.row)?;
-                Some(Item { path: c.row.path.clone(), head, mode: c.row.mode, ino: Some(c.row.ino) })
+                Some((c, Item { path: c.row.path.clone(), head, mode: c.row.mode, ino: Some(c.row.ino) }))
             })
-            .collect();
+            .unzip();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
-        let work: Vec<(&Candidate, &Item)> = batch.iter().zip(&items).collect();
-        let done = spread(work.len(), &s.cancel, |i| convert_one(s, work[i].0, work[i].1));
+        let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i]));
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
         // A file that failed half-way stays named: the next command mends it.
         if done.iter().all(|(_, result)| !result.as_ref().is_err_and(may_be_half_way)) {
             intents.into_iter().try_for_each(Intent::close)?;
         }
         let mut rows = Vec::with_capacity(batch.len());
-        let left = work.len() - done.len();
+        let left = items.len() - done.len();
         for (i, result) in done {
             let row = &batch[i].row;
             match result {

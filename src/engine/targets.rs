@@ -17,10 +17,9 @@ use crate::format::seal::Opener;
 use crate::model::entry::{Body, Kind};
 use crate::model::placement::{Layout, Members, Rule, Seat};
 use crate::store::Store;
-use crate::store::bundle::Bundle;
-use crate::store::chain::Chain;
 use crate::store::member::Member;
 use crate::store::mirror::Mirror;
+use crate::store::spread::Spread;
 
 /// One tier with those of its stores that can be reached.
 #[derive(Clone)]
@@ -52,7 +51,7 @@ impl Tier {
     fn store(&self, need: usize) -> Result<Arc<dyn Store>> {
         let members = self.members.iter().map(|r| Arc::clone(&r.member)).collect();
         Ok(match self.rule.layout {
-            Layout::Bundle => Arc::new(Bundle::new(&self.name, self.rule.clone(), members, need)?),
+            Layout::Bundle => Arc::new(Spread::bundle(&self.name, self.rule.clone(), members, need)?),
             _ => Arc::new(Mirror::new(&self.name, self.rule.clone(), members, need)?),
         })
     }
@@ -191,7 +190,7 @@ fn chain(stores: Vec<(&Tier, Arc<dyn Store>)>) -> Result<Arc<dyn Store>> {
         |(tier, store): (&Tier, Arc<dyn Store>)| Arc::new(Member::new(&tier.name, store, Duration::ZERO));
     let members = stores.into_iter().map(member).collect();
     let rule = Rule { layout: Layout::Chain, copies: 1, seats };
-    Ok(Arc::new(Chain::new("the tiers", rule, members, 1)?))
+    Ok(Arc::new(Spread::chain("the tiers", rule, members, 1)?))
 }
 
 /// The layout's word, for people.

@@ -1,32 +1,9 @@
-//! What a store must keep, and which of its packs gc keeps, rewrites or condemns.
+//! Which packs of a store gc keeps, rewrites or condemns.
 //!
 //! Promises that a pack holding a live record is never condemned unless every live record of it is
 //! first written elsewhere. Knows no store: who has what, and how much, are arguments.
 
 use crate::base::id::PackId;
-
-/// What decides whether one store must keep one content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// A peer's hold names it there.
-    pub held: bool,
-    /// History keeps a version of it.
-    pub kept: bool,
-    /// The layout puts it into this store.
-    pub assigned: bool,
-    /// Other stores (in distinct failure domains) known to have it.
-    pub elsewhere: usize,
-    /// Copies there shall be.
-    pub wanted: usize,
-}
-
-impl Claim {
-    /// A hold is never refused; what history keeps may go from a store that it is not assigned to, once
-    /// enough others have it.
-    pub fn must_keep(&self) -> bool {
-        self.held || (self.kept && (self.assigned || self.elsewhere < self.wanted))
-    }
-}
 
 /// How much of one pack is reachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,16 +97,6 @@ mod tests {
         assert_eq!(got.rewrite, names(&[2, 3]), "the emptiest first");
         let got = plan(&all, &Limits { unused_percent: 0, room: 3 });
         assert_eq!(got.rewrite, names(&[2]), "no more than there is room for");
-    }
-
-    #[test]
-    fn a_store_keeps_what_is_held_and_what_it_is_the_one_to_keep() {
-        let claim = Claim { held: false, kept: true, assigned: false, elsewhere: 2, wanted: 2 };
-        assert!(!claim.must_keep());
-        assert!(Claim { held: true, kept: false, ..claim }.must_keep());
-        assert!(Claim { assigned: true, ..claim }.must_keep());
-        assert!(Claim { elsewhere: 1, ..claim }.must_keep());
-        assert!(!Claim { kept: false, assigned: true, elsewhere: 0, ..claim }.must_keep());
     }
 
     proptest! {

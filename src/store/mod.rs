@@ -10,8 +10,6 @@ use crate::base::id::{PackId, RecordId};
 use crate::format::seal::Sealed;
 use crate::model::entry::Kind;
 
-pub mod bundle;
-pub mod chain;
 pub mod dir;
 pub mod domain;
 pub mod faulty;
@@ -24,7 +22,7 @@ pub mod memory;
 pub mod mirror;
 pub mod names;
 pub mod packs;
-mod spread;
+pub mod spread;
 
 /// A flat set of named, write-once objects: a directory, an sftp path, later S3.
 ///

@@ -1,16 +1,20 @@
-//! Records spread over members, each where a rule wants it: what a bundle and a chain are made of.
+//! Records spread over members, each where a rule wants it: bundles and chains.
 //!
-//! Promises that a record taken by a member which fails before it is durable there is given to the
+//! Promises what [`Store`] promises while `need` failure domains are at work, and that a record taken by a member which fails before it is durable there is given to the
 //! next one. Until then it is kept in memory; above a limit everything is flushed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Store;
 use super::group::Group;
+use super::member::Member;
 use crate::base::error::Result;
 use crate::base::id::RecordId;
 use crate::format::seal::Sealed;
+use crate::model::entry::Kind;
+use crate::model::placement::{Layout, Rule};
 
 /// Stored bytes that may wait for a flush.
 const MAX_WAITING: u64 = 128 << 20;
@@ -18,7 +22,7 @@ const MAX_WAITING: u64 = 128 << 20;
 /// Records with the content they belong to.
 type Waiting = HashMap<RecordId, (RecordId, Sealed)>;
 
-/// The writing half of a bundle or a chain.
+/// Stores that share records among them: a bundle or a chain.
 pub struct Spread {
     group: Group,
     /// Per member, what it took and is not known to be durable.
@@ -29,69 +33,30 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Over these members.
-    pub fn new(group: Group) -> Self {
+    /// Members that share the contents among them, like one large disk: a content's records lie
+    /// together, on `copies` failure domains; manifests are on every member; what older weights placed
+    /// is found and not placed again. `members` in the order of the rule's seats.
+    pub fn bundle(name: &str, rule: Rule, members: Vec<Arc<Member>>, need: usize) -> Result<Self> {
+        Self::new(name, Rule { layout: Layout::Bundle, ..rule }, members, need)
+    }
+
+    /// Tiers, near to far: the nearest that takes a record keeps it, manifests go to all, reading asks
+    /// the nearest first. Moving on to the next tier, by age, is the engine's business.
+    pub fn chain(name: &str, rule: Rule, members: Vec<Arc<Member>>, need: usize) -> Result<Self> {
+        Self::new(name, Rule { layout: Layout::Chain, ..rule }, members, need)
+    }
+
+    fn new(name: &str, rule: Rule, members: Vec<Arc<Member>>, need: usize) -> Result<Self> {
+        let group = Group::new(name, rule, members, need)?;
         let waiting = group.members().iter().map(|_| Mutex::default()).collect();
-        Self { group, waiting, bytes: AtomicU64::default(), settling: Mutex::default() }
-    }
-
-    /// The members.
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// Per id, whether the rule wants nothing more for it, or it waits to be durable.
-    pub fn has(&self, ids: &[RecordId]) -> Result<Vec<bool>> {
-        // Waiting first: what leaves it meanwhile is durable.
-        let waiting: Vec<bool> = ids.iter().map(|id| self.is_waiting(id)).collect();
-        let has = self.group.has(ids)?;
-        Ok(has.into_iter().zip(waiting).map(|(has, waiting)| has || waiting).collect())
+        Ok(Self { group, waiting, bytes: AtomicU64::default(), settling: Mutex::default() })
     }
 
     /// Makes these readable where they will stay.
-    pub fn settle(&self, ids: &[RecordId]) -> Result<()> {
+    fn settle(&self, ids: &[RecordId]) -> Result<()> {
         match ids.iter().any(|id| self.is_waiting(id)) {
             true => self.flush(),
             false => Ok(()),
-        }
-    }
-
-    /// Makes everything that waits readable where it will stay.
-    pub fn flush_waiting(&self) -> Result<()> {
-        match self.bytes.load(Relaxed) {
-            0 => Ok(()),
-            _ => self.flush(),
-        }
-    }
-
-    /// Takes a record.
-    pub fn put(&self, content: RecordId, sealed: Sealed) -> Result<()> {
-        self.place(content, sealed)?;
-        if self.bytes.load(Relaxed) > MAX_WAITING {
-            return self.flush();
-        }
-        if self.has_stranded() {
-            let _alone = lock(&self.settling);
-            self.rescue()?;
-        }
-        self.group.check()
-    }
-
-    /// Makes everything put before durable, wherever it will be taken.
-    pub fn flush(&self) -> Result<()> {
-        let _alone = lock(&self.settling);
-        loop {
-            self.rescue()?;
-            for (member, waiting) in self.group.members().iter().zip(&self.waiting) {
-                let before: Vec<RecordId> = lock(waiting).keys().copied().collect();
-                // What is not durable goes on waiting, for a rescue.
-                if member.write(|store| store.flush())? {
-                    before.iter().for_each(|id| self.forget(waiting, id));
-                }
-            }
-            if !self.has_stranded() {
-                return self.group.check();
-            }
         }
     }
 
@@ -147,6 +112,60 @@ impl Spread {
         if let Some((_, sealed)) = lock(waiting).remove(id) {
             self.bytes.fetch_sub(sealed.payload.len() as u64, Relaxed);
         }
+    }
+}
+
+impl Store for Spread {
+    fn has(&self, ids: &[RecordId]) -> Result<Vec<bool>> {
+        // Waiting first: what leaves it meanwhile is durable.
+        let waiting: Vec<bool> = ids.iter().map(|id| self.is_waiting(id)).collect();
+        let has = self.group.has(ids)?;
+        Ok(has.into_iter().zip(waiting).map(|(has, waiting)| has || waiting).collect())
+    }
+
+    fn get(
+        &self,
+        ids: &[RecordId],
+        sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
+    ) -> Result<()> {
+        self.settle(ids)?;
+        self.group.get(ids, sink)
+    }
+
+    fn put(&self, content: RecordId, sealed: Sealed) -> Result<()> {
+        self.place(content, sealed)?;
+        if self.bytes.load(Relaxed) > MAX_WAITING {
+            return self.flush();
+        }
+        if self.has_stranded() {
+            let _alone = lock(&self.settling);
+            self.rescue()?;
+        }
+        self.group.check()
+    }
+
+    fn flush(&self) -> Result<()> {
+        let _alone = lock(&self.settling);
+        loop {
+            self.rescue()?;
+            for (member, waiting) in self.group.members().iter().zip(&self.waiting) {
+                let before: Vec<RecordId> = lock(waiting).keys().copied().collect();
+                // What is not durable goes on waiting, for a rescue.
+                if member.write(|store| store.flush())? {
+                    before.iter().for_each(|id| self.forget(waiting, id));
+                }
+            }
+            if !self.has_stranded() {
+                return self.group.check();
+            }
+        }
+    }
+
+    fn list(&self, sink: &mut dyn FnMut(RecordId, Kind) -> Result<()>) -> Result<()> {
+        if self.bytes.load(Relaxed) > 0 {
+            self.flush()?;
+        }
+        self.group.list(sink)
     }
 }
 

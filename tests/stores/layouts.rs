@@ -11,13 +11,12 @@ use ddr::format::store::StoreHead;
 use ddr::model::entry::Kind;
 use ddr::model::placement::{Layout, Rule, Seat};
 use ddr::store::Store;
-use ddr::store::bundle::Bundle;
-use ddr::store::chain::Chain;
 use ddr::store::faulty::{Fault, FaultOp, Faulty, What};
 use ddr::store::member::Member;
 use ddr::store::memory::MemoryBucket;
 use ddr::store::mirror::Mirror;
 use ddr::store::packs::Packs;
+use ddr::store::spread::Spread;
 
 use super::{
     FOLDER, Place, assert_reads_back, chunk, get, head, ids, keys, list, manifest, noise, put, put_all, seal,
@@ -74,8 +73,8 @@ impl Parts {
         Mirror::new("near", self.rule(need), self.members(), need).unwrap()
     }
 
-    fn bundle(&self, copies: usize) -> Bundle {
-        Bundle::new("disks", self.rule(copies), self.members(), copies).unwrap()
+    fn bundle(&self, copies: usize) -> Spread {
+        Spread::bundle("disks", self.rule(copies), self.members(), copies).unwrap()
     }
 
     /// The same stores as a new run sees them.
@@ -99,11 +98,11 @@ impl Parts {
 }
 
 /// Tiers as the members of a chain.
-fn chain(tiers: Vec<Arc<dyn Store>>) -> Chain {
+fn chain(tiers: Vec<Arc<dyn Store>>) -> Spread {
     let seat = |n| Seat { store: StoreId([n; 16]), domain: format!("tier {n}"), weight: 1 };
     let seats = (0..tiers.len() as u8).map(seat).collect();
     let members = tiers.into_iter().map(|t| Arc::new(Member::new("tier", t, Duration::ZERO))).collect();
-    Chain::new("chain", Rule { layout: Layout::Chain, copies: 1, seats }, members, 1).unwrap()
+    Spread::chain("chain", Rule { layout: Layout::Chain, copies: 1, seats }, members, 1).unwrap()
 }
 
 /// A store under test, and what lives as long.
@@ -156,7 +155,7 @@ fn every_store() -> Vec<Any> {
             (rule, parts.members()[range].to_vec())
         });
         let near: Arc<dyn Store> = Arc::new(Mirror::new("near", near.0, near.1, 1).unwrap());
-        let far: Arc<dyn Store> = Arc::new(Bundle::new("far", far.0, far.1, 1).unwrap());
+        let far: Arc<dyn Store> = Arc::new(Spread::bundle("far", far.0, far.1, 1).unwrap());
         add("chain", parts, Box::new(chain(vec![near, far])));
     }
     all
@@ -404,10 +403,10 @@ fn what_older_weights_placed_is_found_and_not_placed_again() {
     let parts = Parts::healthy(4);
     let contents = contents(40);
     let narrow = Rule { seats: parts.rule(1).seats[..2].to_vec(), ..parts.rule(1) };
-    put_contents(&Bundle::new("disks", narrow, parts.members()[..2].to_vec(), 1).unwrap(), &contents)
+    put_contents(&Spread::bundle("disks", narrow, parts.members()[..2].to_vec(), 1).unwrap(), &contents)
         .unwrap();
     let before = placed(&parts, &contents);
-    let wide = Bundle::new("disks", parts.rule(1), parts.again(), 1).unwrap();
+    let wide = Spread::bundle("disks", parts.rule(1), parts.again(), 1).unwrap();
     assert!(wide.has(&[contents[0].0]).unwrap()[0]);
     put_contents(&wide, &contents).unwrap();
     assert_eq!(placed(&parts, &contents), before);
