@@ -31,5 +31,8 @@ pub mod peer;
 /// Verbs: one file per thing a user asks for.
 pub mod engine;
 
+/// On-demand access: opening a stub brings its content back.
+pub mod recall;
+
 /// Words on a terminal.
 pub mod cli;

@@ -62,12 +62,13 @@ pub fn parse_size(text: &str) -> Result<u64> {
         .map_err(|_| Error::Invalid(format!("{text:?} is not a size: write 4096, 16KiB or 1.5GiB")))
 }
 
-/// Reads `90s`, `10m`, `36h`, `30d`, `2w`, `1y`.
+/// Reads `250ms`, `90s`, `10m`, `36h`, `30d`, `2w`, `1y`.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let bad = || Error::Invalid(format!("{text:?} is not a duration: write 90s, 10m, 36h, 30d, 2w or 1y"));
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let count: u64 = digits.trim().parse().map_err(|_| bad())?;
     let unit = match &text[digits.len()..] {
+        "ms" => return Ok(Duration::from_millis(count)),
         "s" => 1,
         "m" | "min" => 60,
         "h" => 3600,

@@ -23,6 +23,7 @@ pub mod far;
 pub mod find;
 pub mod fsck;
 pub mod gc;
+pub mod guard;
 pub mod history;
 pub mod init;
 pub mod ls;
@@ -33,6 +34,7 @@ pub mod policy;
 pub mod progress;
 pub mod prune;
 pub mod rebuild;
+pub mod recalls;
 pub mod remote;
 pub mod restore;
 pub mod run;
@@ -45,6 +47,7 @@ pub mod tier;
 pub mod tour;
 pub mod whereis;
 pub mod why;
+pub mod worker;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 3 some files had problems, 4 refused for safety,
@@ -113,6 +116,10 @@ pub enum Command {
     Policy(policy::PolicyCommand),
     /// Explain one file: last use, rule, copies, verdict
     Why(why::WhyArgs),
+    /// Bring stubs back when they are opened; needs root
+    Guard(guard::GuardArgs),
+    /// Show who waits for which stub, or let one wait no longer
+    Recalls(recalls::RecallsArgs),
     /// Record what changed and place it on a store
     #[command(alias = "increment")]
     Commit(commit::CommitArgs),
@@ -150,6 +157,9 @@ pub enum Command {
     /// Serve a store to a ddr on another machine, which starts this by itself
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    /// Fill stubs of a folder for the guard, which starts this by itself
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
     /// Facts for tests and bug reports
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -173,6 +183,8 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Unpin(args) => pin::run_unpin(session, args),
         Command::Policy(command) => policy::run(session, command),
         Command::Why(args) => why::run(session, args),
+        Command::Guard(args) => guard::run(session, args),
+        Command::Recalls(args) => recalls::run(session, args),
         Command::Commit(args) => commit::run(session, args),
         Command::Status(args) => status::run(session, args),
         Command::Ls(args) => ls::run(session, args),
@@ -190,6 +202,7 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Tour(args) => tour::run(session, args),
         Command::Completions(args) => completions::run(session, args),
         Command::Serve(args) => serve::run(session, args),
+        Command::Worker(args) => worker::run(session, args),
         Command::Debug(command) => debug::run(session, command),
         Command::External(args) => run::external(session, args),
     }

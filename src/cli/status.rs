@@ -90,6 +90,7 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
         session.out.line(styled(WARN, text))?;
     }
     trouble(session, &folder)?;
+    on_demand(session, &folder)?;
     pins(session, &folder)?;
     stores(session, &folder)
 }
@@ -101,6 +102,21 @@ pub fn tell_change(session: &Session, item: &Item) -> Result<()> {
         .out
         .json(&json!({ "type": "change", "change": letter.to_string(), "path": item.path.to_string() }))?;
     session.out.answer(format!("{letter} {}", item.path))
+}
+
+/// Whether opening a stub brings it back.
+fn on_demand(session: &Session, folder: &Folder) -> Result<()> {
+    let on = folder.guard.as_ref().is_some_and(|guard| guard.serves());
+    session.out.json(&json!({ "type": "on-demand", "on": on }))?;
+    match (on, &folder.guard) {
+        (true, _) => session.out.line("on-demand access is on: opening a stub brings it back"),
+        (false, Some(_)) => session
+            .out
+            .line(styled(DIM, "on-demand access is off: the guard does not look after this folder")),
+        (false, None) => {
+            session.out.line(styled(DIM, "on-demand access is off: no guard runs (sudo ddr guard DIR)"))
+        }
+    }
 }
 
 /// What the user should do something about.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, RwLock};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::Folder;
+use super::held::{Held, guard_of};
 use super::remotes::Remotes;
 use super::spool::Spool;
 use super::survey::{Change, survey};
@@ -19,7 +20,7 @@ use crate::base::units::{Time, count};
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
-use crate::local::fill::Filling;
+use crate::local::fill::{Filling, between};
 use crate::local::inode::Target;
 use crate::local::inspect::{State, inspect};
 use crate::local::intent::{Intent, Item, Task};
@@ -157,6 +158,8 @@ struct Writer<'a> {
     slots: &'a [Slot],
     /// The first file for which there was no room; nothing more is begun then.
     full: OnceLock<Error>,
+    /// Whether openers wait at the guard.
+    held: bool,
 }
 
 impl Sink for Writer<'_> {
@@ -219,7 +222,13 @@ impl Writer<'_> {
         }
         let mut filling = write(&slot.filling);
         if filling.is_none() {
-            let target = Target { root: self.tree, path: &slot.path, keys: self.keys, head: &slot.head };
+            let target = Target {
+                root: self.tree,
+                path: &slot.path,
+                keys: self.keys,
+                head: &slot.head,
+                held: self.held,
+            };
             let begun = Filling::begin(&target)?;
             let holes = slot.holes.get().map_or(&[][..], Vec::as_slice);
             begun.reserve(&between(slot.stat.size, holes))?;
@@ -227,18 +236,6 @@ impl Writer<'_> {
         }
         Ok(())
     }
-}
-
-/// The ranges (start, length) that are not holes.
-fn between(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    for (start, len) in holes.iter().copied().chain([(size, 0)]) {
-        if start > at {
-            out.push((at, start - at));
-        }
-        at = start + len;
-    }
-    out
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -265,11 +262,15 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
         })
         .collect();
     let intents = Intent::begin_all(&folder.intents(), Task::Fill, &items, BATCH)?;
+    let guard = guard_of(folder);
+    let held = Held::take(guard.as_ref(), folder.tree()?, items.iter().map(|item| &item.path))?;
     let list: Vec<Wanted> =
         slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
     let tree = folder.tree()?;
     let progress = folder.context.progress.as_ref();
-    let writer = Writer { tree, keys: &folder.keys, progress, slots: &slots, full: OnceLock::new() };
+    let keys = &folder.keys;
+    let writer =
+        Writer { tree, keys, progress, slots: &slots, full: OnceLock::new(), held: held.is_guarded() };
     let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
     // Files begun but not finished (an interruption) become stubs again.
     for (i, slot) in slots.iter().enumerate() {
@@ -277,6 +278,8 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
             writer.failed(i, Error::Interrupted);
         }
     }
+    let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
+    held.release(|i| !is_full(i))?;
     crate::disk::sync_fs(tree, tree.path())?;
     // What is torn stays named: the next command mends it.
     if slots.iter().all(|slot| !slot.torn.load(Ordering::Relaxed) && is_settled(folder, slot)) {
@@ -341,16 +344,4 @@ fn filled_row(folder: &Folder, path: &RelPath, head: &StubHead, stat: &Stat) -> 
         proven: row.mtime == stat.mtime,
         ..row
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::between;
-
-    #[test]
-    fn room_is_reserved_for_data_only() {
-        assert_eq!(between(10, &[]), [(0, 10)]);
-        assert_eq!(between(10, &[(0, 10)]), []);
-        assert_eq!(between(10, &[(0, 2), (4, 1), (9, 1)]), [(2, 2), (5, 4)]);
-    }
 }

@@ -16,6 +16,7 @@ use crate::base::path::{self, RelPath};
 use crate::base::units;
 use crate::disk;
 use crate::format::stub::MIN_STUB;
+use crate::model::manners::Action;
 use crate::model::policy::doc::{ClassDoc, Doc, LimitDoc, RuleDoc, TierDoc, WaterDoc};
 use crate::model::policy::pins::Pins;
 use crate::model::policy::value::Age;
@@ -37,6 +38,8 @@ pub struct Config {
     pub tier: Vec<TierConfig>,
     /// `[policy]`
     pub policy: PolicyConfig,
+    /// `[recall]`
+    pub recall: RecallConfig,
     /// Places that stay on this device, written as ddr prints paths; see `ddr pin`.
     pub pins: Vec<String>,
 }
@@ -98,6 +101,32 @@ pub struct StashConfig {
 pub struct ScanConfig {
     /// Also walk into other file systems mounted below the root.
     pub cross_devices: bool,
+}
+
+/// On-demand access: who may have stubs brought back, and how fast.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecallConfig {
+    /// Recalls at a time (4).
+    pub parallel: Option<usize>,
+    /// Different stubs that a program may open within a minute before it is slowed (200).
+    pub burst: Option<usize>,
+    /// How long a slowed opener waits beforehand (`250ms`).
+    pub slow: Option<String>,
+    /// `[[recall.rule]]`: the first that fits decides.
+    pub rule: Vec<RecallRule>,
+}
+
+/// What to do about some openers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecallRule {
+    /// Path of the program, with `*`, `?` and `**`; any unless given.
+    pub program: Option<String>,
+    /// Number of the user; any unless given.
+    pub user: Option<u32>,
+    /// `allow`, `refuse` or `slow`.
+    pub action: Action,
 }
 
 /// Garbage collection.

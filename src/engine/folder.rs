@@ -23,6 +23,7 @@ use crate::base::progress::Progress;
 use crate::format::key::{FolderKey, Keys, origin_id};
 use crate::history::History;
 use crate::history::log::{self, Identity};
+use crate::local::guard::Guard;
 use crate::local::replace;
 use crate::local::root::Root;
 use crate::peer::host::Login;
@@ -88,6 +89,9 @@ pub struct Folder {
     pub unseen: bool,
     /// Files that a crash left half done and that wait for a store: never committed meanwhile.
     pub waiting: HashSet<RelPath>,
+    /// The guard, where it looks after this folder. As long as this is open, the process reads stubs as
+    /// what they are.
+    pub guard: Option<Arc<Guard>>,
     _lock: Option<File>,
 }
 
@@ -119,6 +123,7 @@ impl Folder {
             (false, Some(parent)) => Some(Arc::new(open_root(parent, config.scan.cross_devices)?)),
             _ => None,
         };
+        let guard = tree.as_ref().and_then(|_| Guard::connect(id)).map(Arc::new);
         let own = Arc::new(DirBucket::open(&dir.join("store"))?);
         let history = History::open(&dir.join("history.db"))?;
         let epoch = Instance::peek(dir).unwrap_or_default();
@@ -137,6 +142,7 @@ impl Folder {
             instance: None,
             unseen: false,
             waiting: HashSet::new(),
+            guard,
             _lock: lock,
         };
         folder.bring_up_to_date(access)?;

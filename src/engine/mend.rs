@@ -162,7 +162,7 @@ fn one(
         }
         content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
     })?;
-    let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head };
+    let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head, held: false };
     match verdict {
         Verdict::Gone => {}
         Verdict::Intact => stats.whole += 1,

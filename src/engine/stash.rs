@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::commit::{self, Settled};
 use super::folder::Folder;
+use super::held::{Held, guard_of};
 use super::hold;
 use super::place::still_hashes_to;
 use super::policy::{Pinned, speed};
@@ -28,6 +29,7 @@ use crate::format::key::Keys;
 use crate::format::seal::Opener;
 use crate::format::stub::StubHead;
 use crate::history::{History, LocalRow};
+use crate::local::guard::Guard;
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
 use crate::local::root::Root;
@@ -322,6 +324,7 @@ struct Shared {
     verify_secs: i64,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Shared {
@@ -338,6 +341,7 @@ impl Shared {
             verify_secs: folder.config.verify_every()?.as_secs() as i64,
             progress: folder.context.progress.clone(),
             cancel: folder.context.cancel.clone(),
+            guard: guard_of(folder),
         })
     }
 }
@@ -459,7 +463,15 @@ impl Freeing {
             })
             .unzip();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
+        let held = Held::take(s.guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
         let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i]));
+        // Whoever waits may have it now: what is not durable yet is explained by the intent.
+        let whole: HashSet<usize> = done
+            .iter()
+            .filter(|(_, result)| result.as_ref().is_err_and(|e| !may_be_half_way(e)))
+            .map(|(i, _)| *i)
+            .collect();
+        held.release(|i| !whole.contains(&i))?;
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;
         // A file that failed half-way stays named: the next command mends it.
         if done.iter().all(|(_, result)| !result.as_ref().is_err_and(may_be_half_way)) {
@@ -500,7 +512,7 @@ fn may_be_half_way(error: &Error) -> bool {
 fn convert_one(s: &Shared, candidate: &Candidate, item: &Item) -> Result<Stat> {
     let row = &candidate.row;
     let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
-    let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head };
+    let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head, held: false };
     let content = item.head.content;
     stub::convert(&target, &expect, &|file| still_hashes_to(file, content))
 }

@@ -5,8 +5,9 @@
 //! somebody else are never written over: work stops before the kernel lets a waiting opener in.
 //! Syncs nothing. Does not know where the bytes come from; the caller has verified them.
 
-use std::sync::Mutex;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::fs::FallocateFlags;
@@ -18,7 +19,8 @@ use super::lease::patience;
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::disk::{self, Op};
-use crate::format::stub::{HEADER_LEN, InodeMark, MarkState, looks_like_stub};
+use crate::format::key::Keys;
+use crate::format::stub::{HEADER_LEN, InodeMark, MarkState, StubHead, looks_like_stub};
 
 /// A stub being filled. Dropping it unfinished makes it a stub again, as [`Filling::abandon`] does.
 pub struct Filling {
@@ -39,6 +41,18 @@ impl Filling {
     /// Takes the file exclusively and checks that it is the stub of `target.head`.
     pub fn begin(target: &Target) -> Result<Self> {
         let mut held = Exclusive::open(target.root, target.path)?;
+        if target.held {
+            held.rely_on_guard();
+        }
+        Self::of(held, target.keys, target.head)
+    }
+
+    /// The same for an open file whose openers all wait at the guard.
+    pub fn guarded(reader: &File, keys: &Keys, head: &StubHead) -> Result<Self> {
+        Self::of(Exclusive::guarded(reader)?, keys, head)
+    }
+
+    fn of(mut held: Exclusive, keys: &Keys, head: &StubHead) -> Result<Self> {
         let begun = Instant::now();
         let header = first_block(&held.file)?;
         if marked(&held.file)?.is_some_and(|m| m.state == MarkState::Filling) {
@@ -47,12 +61,12 @@ impl Filling {
         if !looks_like_stub(&header) {
             return Err(Error::Changed("it is no longer a stub".into()));
         }
-        match read_stub(&held.file, &held.stat, &header, target.keys, target.head.folder)? {
-            State::Stub(head) if head.content == target.head.content && head.body == target.head.body => {}
+        match read_stub(&held.file, &held.stat, &header, keys, head.folder)? {
+            State::Stub(found) if found.content == head.content && found.body == head.body => {}
             State::Odd(why) => return Err(Error::Refused(why)),
             _ => return Err(Error::Changed("it is now the stub of another content".into())),
         }
-        let mark = InodeMark { mtime: held.stat.mtime, ..InodeMark::of(target.head, MarkState::Filling) };
+        let mark = InodeMark { mtime: held.stat.mtime, ..InodeMark::of(head, MarkState::Filling) };
         match held.mark(&mark) {
             // Without attributes the intent alone explains the file.
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
@@ -108,9 +122,23 @@ impl Filling {
         Ok(())
     }
 
+    /// Makes the mark durable: from then on it explains whatever a power cut leaves of the filling, where
+    /// no intent does.
+    pub fn sync_mark(&self) -> Result<()> {
+        disk::sync_file(&self.held.file, &self.held.path)
+    }
+
     /// Ends it: everything but these holes (start, length) has been written. On an error the file is
     /// a stub again, or still marked as half filled.
-    pub fn finish(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
+    pub fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
+        let (file, path) = (Arc::clone(&self.held.file), self.held.path.clone());
+        let stat = self.finish_marked(holes)?;
+        clear_mark(&file)?;
+        Stat::of(&file).map_err(|e| Error::io("inspecting", path, e)).or(Ok(stat))
+    }
+
+    /// The same, but the mark stays: it must go ([`clear_mark`]) only after the content is durable.
+    pub fn finish_marked(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
         let hole_bytes: u64 = holes.iter().map(|(_, len)| len).sum();
         let written = self.written.load(Ordering::Relaxed);
         if written.checked_add(hole_bytes) != Some(self.held.stat.size) {
@@ -127,9 +155,7 @@ impl Filling {
         }
         // From here on the content is whole; going back would be the larger risk.
         self.done = true;
-        let stat = self.held.settle(self.mark.mtime)?;
-        clear_mark(&self.held.file)?;
-        Stat::of(&self.held.file).map_err(|e| Error::io("inspecting", &self.held.path, e)).or(Ok(stat))
+        self.held.settle(self.mark.mtime)
     }
 
     /// Makes it the stub again that it was.
@@ -153,7 +179,7 @@ impl Filling {
     /// Fails once an opener has waited so long that the kernel may soon let it in.
     fn check_lease(&self) -> Result<()> {
         let now = self.begun.elapsed().as_millis() as u64;
-        if self.held.lease.holds() {
+        if self.held.is_undisturbed() {
             self.held_at.fetch_max(now, Ordering::Relaxed);
             return Ok(());
         }
@@ -171,5 +197,29 @@ impl Drop for Filling {
             // Failing leaves the mark and the intent, which explain the file.
             let _ = self.back();
         }
+    }
+}
+
+/// The ranges (start, length) that are not holes.
+pub fn between(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for (start, len) in holes.iter().copied().chain([(size, 0)]) {
+        if start > at {
+            out.push((at, start - at));
+        }
+        at = start + len;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::between;
+
+    #[test]
+    fn room_is_reserved_for_data_only() {
+        assert_eq!(between(10, &[]), [(0, 10)]);
+        assert_eq!(between(10, &[(0, 10)]), []);
+        assert_eq!(between(10, &[(0, 2), (4, 1), (9, 1)]), [(2, 2), (5, 4)]);
     }
 }

@@ -34,6 +34,8 @@ pub struct Target<'a> {
     pub keys: &'a Keys,
     /// What the stub says.
     pub head: &'a StubHead,
+    /// Whether the guard makes everybody who opens it wait.
+    pub held: bool,
 }
 
 impl Target<'_> {
@@ -46,7 +48,8 @@ impl Target<'_> {
 /// A regular file that nobody else has open or mapped, opened for reading and writing.
 pub(super) struct Exclusive {
     // Fields drop in this order: mode back (in `drop`), lease, descriptor.
-    pub lease: Lease,
+    /// `None` while the guard keeps everybody else out.
+    lease: Option<Lease>,
     pub file: Arc<File>,
     /// The file now.
     pub stat: Stat,
@@ -99,7 +102,43 @@ impl Exclusive {
         }
         let mode = opened.lent.as_ref().map_or(raw.st_mode & 0o7777, |lent| lent.mode);
         let lent = opened.lent.is_some();
-        Ok(Self { lease, file: opened.file, stat, seen, mode, lent, path })
+        Ok(Self { lease: Some(lease), file: opened.file, stat, seen, mode, lent, path })
+    }
+
+    /// Opens for writing what is already open for reading, while the guard keeps everybody else waiting:
+    /// those who wait count as openers, so no lease could be had.
+    pub fn guarded(reader: &File) -> Result<Self> {
+        let path = name_of(reader);
+        let raw = rustix::fs::fstat(reader).map_err(|e| Error::io("inspecting", &path, e))?;
+        let mode = raw.st_mode & 0o7777;
+        let (opened, lent) = match reopen(reader) {
+            Err(Errno::ACCESS) => {
+                chmod(reader, mode | 0o200, &path)?;
+                let opened = reopen(reader);
+                if opened.is_err() {
+                    // The error that ends the attempt matters more than this one.
+                    let _ = chmod(reader, mode, &path);
+                }
+                (opened, true)
+            }
+            opened => (opened, false),
+        };
+        let file = Arc::new(opened.map_err(|e| Error::io("opening", &path, e))?);
+        let stat = Stat::from_raw(&raw);
+        let seen = stat.fingerprint();
+        let held = Self { lease: None, file, stat, seen, mode, lent, path };
+        if held.stat.kind != FileType::File { Err(changed_since()) } else { Ok(held) }
+    }
+
+    /// The lease has proven that nobody has it open, and the guard keeps it so: whoever opens it now
+    /// waits there, and must not make the guard wait for us.
+    pub fn rely_on_guard(&mut self) {
+        self.lease = None;
+    }
+
+    /// Whether nobody waits for the lease.
+    pub fn is_undisturbed(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::holds)
     }
 
     /// Takes the write permission away again that a read-only file was given for opening it.
@@ -113,7 +152,7 @@ impl Exclusive {
 
     /// Fails if somebody has asked for the file since the lease was taken.
     pub fn check_lease(&self) -> Result<()> {
-        if self.lease.holds() {
+        if self.is_undisturbed() {
             return Ok(());
         }
         Err(Error::Refused("another program opened it meanwhile".into()))
@@ -191,12 +230,11 @@ impl Opened {
         let after = look().map(|raw| Stat::from_raw(&raw).fingerprint());
         // Opening for writing would break it.
         drop(lease);
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let reopened = rustix::fs::open(proc_path(&reader), flags, Mode::empty());
+        let reopened = reopen(&reader);
         match (after, reopened) {
-            (Ok(after), Ok(fd)) => {
+            (Ok(after), Ok(file)) => {
                 let before = Stat::from_raw(&raw).fingerprint();
-                Ok(Self { file: Arc::new(File::from(fd)), lent: Some(Lent { mode, before, after }) })
+                Ok(Self { file: Arc::new(file), lent: Some(Lent { mode, before, after }) })
             }
             (after, reopened) => {
                 let _ = chmod(&reader, mode, &full);
@@ -206,6 +244,12 @@ impl Opened {
             }
         }
     }
+}
+
+/// Opens the same file for reading and writing, whatever its name is by now.
+fn reopen(reader: &File) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(proc_path(reader), flags, Mode::empty()).map(File::from)
 }
 
 fn changed_since() -> Error {

@@ -7,6 +7,7 @@
 
 pub mod create;
 pub mod fill;
+pub mod guard;
 pub mod ignores;
 pub mod inode;
 pub mod inspect;

@@ -75,6 +75,11 @@ impl Root {
         self.try_open(path, access).map(File::from).map_err(|e| self.refusal("opening", path, e))
     }
 
+    /// Opens a file as a name only: no access to its content, and nothing that keeps others from a lease.
+    pub fn open_name(&self, path: &RelPath) -> Result<OwnedFd> {
+        self.resolve(path, OFlags::PATH).map_err(|e| self.refusal("finding", path, e))
+    }
+
     /// [`Root::open_file`] with the bare error.
     pub(super) fn try_open(&self, path: &RelPath, access: Access) -> rustix::io::Result<OwnedFd> {
         let mode = match access {

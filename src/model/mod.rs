@@ -4,6 +4,7 @@
 
 pub mod entry;
 pub mod manifest;
+pub mod manners;
 pub mod placement;
 pub mod policy;
 pub mod reach;

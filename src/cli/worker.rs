@@ -1,0 +1,48 @@
+//! `ddr worker`
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::session::Session;
+use crate::base::error::{Error, Result};
+use crate::base::units;
+use crate::engine::config::{Config, RecallConfig};
+use crate::engine::folder::locate;
+use crate::model::manners::{BurstLimit, Manners, Rule};
+use crate::recall::worker::{Settings, work};
+
+/// Arguments of `ddr worker`.
+#[derive(clap::Args, Debug)]
+pub struct WorkerArgs {
+    /// The folder
+    pub dir: PathBuf,
+}
+
+/// Fills stubs for the guard on standard input.
+pub fn run(session: &Session, args: &WorkerArgs) -> Result<()> {
+    let dir = locate(&session.cwd.join(&args.dir))?;
+    let config = Config::load(&dir.join("config.toml"))?;
+    let socket =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| Error::io("opening", "the guard", e))?;
+    work(&dir, socket, session.context(), settings(&config.recall)?)
+}
+
+fn settings(config: &RecallConfig) -> Result<Settings> {
+    let rules = config.rule.iter().map(|rule| {
+        let glob = |text: &String| {
+            globset::Glob::new(text)
+                .map(|glob| glob.compile_matcher())
+                .map_err(|e| Error::Invalid(format!("config.toml: recall.rule.program: {e}")))
+        };
+        let program = rule.program.as_ref().map(glob).transpose()?;
+        Ok(Rule { program, user: rule.user, action: rule.action })
+    });
+    let limit = BurstLimit { stubs: config.burst.unwrap_or(200), within: Duration::from_secs(60) };
+    let slow = config.slow.as_deref().unwrap_or("250ms");
+    Ok(Settings {
+        parallel: config.parallel.unwrap_or(4),
+        slow: units::parse_duration(slow)?,
+        manners: Manners::new(rules.collect::<Result<_>>()?, limit),
+    })
+}

@@ -1,0 +1,77 @@
+//! Files kept at the guard while a verb turns them into stubs or back.
+//!
+//! Promises that whoever opens one of them from `take` on waits until it is released, and that a file
+//! which ends as a stub is guarded. Without a guard nothing is held, and leases alone keep others out.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::folder::Folder;
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::local::guard::Guard;
+use crate::local::root::Root;
+
+/// Who guards a folder, if anybody.
+pub fn guard_of(folder: &Folder) -> Option<Arc<Guard>> {
+    folder.guard.clone().filter(|guard| guard.serves())
+}
+
+/// Held files; dropping it lets all go as stubs, which is always safe.
+pub struct Held {
+    guard: Option<Arc<Guard>>,
+    inodes: Vec<Option<(u64, u64)>>,
+}
+
+impl Held {
+    /// Holds the files at these paths; one that is gone is not held.
+    pub fn take<'p>(
+        guard: Option<&Arc<Guard>>,
+        tree: &Root,
+        paths: impl Iterator<Item = &'p RelPath>,
+    ) -> Result<Self> {
+        let Some(guard) = guard else { return Ok(Self { guard: None, inodes: Vec::new() }) };
+        let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new() };
+        // Few descriptors at a time.
+        let mut files: Vec<OwnedFd> = Vec::new();
+        for path in paths {
+            let file = tree.open_name(path).ok();
+            let stat = file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
+            held.inodes.push(stat.map(|stat| (stat.st_dev, stat.st_ino)));
+            files.extend(file);
+            if files.len() == crate::local::guard::MOST_FDS {
+                guard.hold(&std::mem::take(&mut files))?;
+            }
+        }
+        guard.hold(&files)?;
+        Ok(held)
+    }
+
+    /// Whether openers wait at the guard.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Lets all go; those for which `is_stub` (by their place in the list) stay guarded.
+    pub fn release(mut self, is_stub: impl Fn(usize) -> bool) -> Result<()> {
+        let Some(guard) = self.guard.take() else { return Ok(()) };
+        let pick = |wanted: bool| -> Vec<(u64, u64)> {
+            let all = self.inodes.iter().enumerate();
+            all.filter(|(i, _)| is_stub(*i) == wanted).filter_map(|(_, inode)| *inode).collect()
+        };
+        guard.release(&pick(true), true).and(guard.release(&pick(false), false)).map_err(|e| match e {
+            Error::Refused(why) => Error::Refused(format!("{why}; some stubs may be unguarded")),
+            e => e,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            let all: Vec<(u64, u64)> = self.inodes.iter().flatten().copied().collect();
+            // The guard lets go by itself when this process ends.
+            let _ = guard.release(&all, true);
+        }
+    }
+}

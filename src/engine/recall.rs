@@ -1,0 +1,258 @@
+//! Recall: one stub, already open, gets its content back while the guard keeps its openers waiting.
+//!
+//! Promises that the file is whole and verified when `recall` returns, and that its mark explains it
+//! until [`Recaller::settle`] has made the content durable: a crash in between leaves a file that
+//! `engine::mend` finishes or undoes. Takes no folder lock, so that a command at work never makes an
+//! opener wait. Does not know who opens, nor why.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::{Duration, Instant};
+
+use super::fetch::{Sink, Wanted, fetch};
+use super::folder::{Access, Context, Folder};
+use super::remotes::Remotes;
+use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
+use crate::base::path::RelPath;
+use crate::base::units::Time;
+use crate::disk;
+use crate::format::key::Keys;
+use crate::format::stub::StubHead;
+use crate::history::LocalRow;
+use crate::local::fill::{Filling, between};
+use crate::local::inode::clear_mark;
+use crate::local::inspect::{State, inspect};
+use crate::local::root::Root;
+use crate::local::stat::Stat;
+use crate::model::residency::Residency;
+
+/// How often stores are opened anew at most, when they fail.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// What a recall found.
+#[derive(Debug)]
+pub enum Recalled {
+    /// The file was full; nothing was done.
+    Full,
+    /// It is full now, and waits for [`Recaller::settle`].
+    Filled(Filled),
+}
+
+/// A file that was filled and is not durable yet.
+#[derive(Debug)]
+pub struct Filled {
+    file: File,
+    head: StubHead,
+}
+
+/// What recalls of one folder share.
+pub struct Recaller {
+    dir: PathBuf,
+    context: Context,
+    keys: Keys,
+    id: FolderId,
+    tree: Arc<Root>,
+    stores: RwLock<(Arc<Remotes>, Instant)>,
+    /// One connection for rows; other processes write, too.
+    folder: Mutex<Folder>,
+}
+
+/// Told how many bytes of the content are there.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+impl Recaller {
+    /// Opens the folder to look and its stores to read.
+    pub fn open(dir: &Path, context: Context) -> Result<Self> {
+        let folder = Folder::open(dir, Access::Read, context.clone())?;
+        let remotes = Remotes::open_all(&folder)?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            context,
+            keys: folder.keys.clone(),
+            id: folder.id,
+            tree: Arc::clone(folder.tree()?),
+            stores: RwLock::new((Arc::new(remotes), Instant::now())),
+            folder: Mutex::new(folder),
+        })
+    }
+
+    /// The folder.
+    pub fn id(&self) -> FolderId {
+        self.id
+    }
+
+    /// Its tree.
+    pub fn tree(&self) -> &Arc<Root> {
+        &self.tree
+    }
+
+    /// Fills the stub open as `file`, if it is one.
+    pub fn recall(&self, file: File, progress: Progress) -> Result<Recalled> {
+        let stat = Stat::of(&file).map_err(|e| Error::io("inspecting", "a stub", e))?;
+        let head = match inspect(&file, &stat, &self.keys, self.id)? {
+            State::Full => return Ok(Recalled::Full),
+            State::Stub(head) => head,
+            State::Odd(why) => return Err(Error::Refused(why)),
+        };
+        let remotes = self.remotes();
+        if let Err(e) = self.fill(&remotes, &file, &head, progress) {
+            // Packs come and go, disks are plugged in: look once more before giving up.
+            match self.reopened(&e)? {
+                Some(remotes) => self.fill(&remotes, &file, &head, progress)?,
+                None => return Err(e),
+            }
+        }
+        Ok(Recalled::Filled(Filled { file, head }))
+    }
+
+    fn fill(&self, remotes: &Remotes, file: &File, head: &StubHead, progress: Progress) -> Result<()> {
+        let sink = One {
+            file,
+            keys: &self.keys,
+            head,
+            progress,
+            holes: OnceLock::new(),
+            filling: RwLock::new(None),
+            done: Mutex::new((0, Ok(()))),
+        };
+        let wanted = [Wanted { body: Some(head.body), size: head.size }];
+        let fetched = fetch(remotes, &self.keys, &self.context.cancel, &wanted, &sink);
+        sink.end().and(fetched)
+    }
+
+    fn remotes(&self) -> Arc<Remotes> {
+        Arc::clone(&self.stores.read().unwrap_or_else(|e| e.into_inner()).0)
+    }
+
+    /// The stores opened anew, if that may help.
+    fn reopened(&self, error: &Error) -> Result<Option<Arc<Remotes>>> {
+        let useless = matches!(error, Error::NoSpace(_) | Error::Refused(_) | Error::Changed(_));
+        let mut stores = self.stores.write().unwrap_or_else(|e| e.into_inner());
+        if useless || self.context.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        if stores.1.elapsed() >= REOPEN {
+            let folder = Folder::open(&self.dir, Access::Read, self.context.clone())?;
+            *stores = (Arc::new(Remotes::open_all(&folder)?), Instant::now());
+        }
+        Ok(Some(Arc::clone(&stores.0)))
+    }
+
+    /// Makes filled files durable, takes their marks away and notes them as full. What fails is found and
+    /// mended by its mark later.
+    pub fn settle(&self, filled: &[Filled]) -> Result<()> {
+        if filled.is_empty() {
+            return Ok(());
+        }
+        disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
+        let mut folder = self.folder.lock().unwrap_or_else(|e| e.into_inner());
+        let mut rows = Vec::new();
+        for one in filled {
+            clear_mark(&one.file)?;
+            if let Some(path) = self.path_of(&one.file) {
+                rows.extend(row(&folder, &path, one)?);
+            }
+        }
+        folder.history.put_local(&rows)?;
+        folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())
+    }
+
+    /// Where an open file lies in the tree by now.
+    fn path_of(&self, file: &File) -> Option<RelPath> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        RelPath::new(name.strip_prefix(self.tree.path()).ok()?.as_os_str().as_bytes()).ok()
+    }
+}
+
+/// The row of a file that was filled, unless history knows it as something else by now.
+fn row(folder: &Folder, path: &RelPath, one: &Filled) -> Result<Option<LocalRow>> {
+    let Ok(stat) = Stat::of(&one.file) else { return Ok(None) };
+    let row = folder.history.local(path)?;
+    Ok(row
+        .filter(|row| {
+            row.residency == Residency::Stub
+                && row.content == Some(one.head.content)
+                && row.ino == stat.ino
+                && row.mtime == stat.mtime
+        })
+        // Somebody may have written since; the next commit finds that by the bytes.
+        .map(|row| LocalRow { ctime: stat.ctime, residency: Residency::Full, proven: false, ..row }))
+}
+
+/// Writes the pieces of one content into its stub.
+struct One<'a> {
+    file: &'a File,
+    keys: &'a Keys,
+    head: &'a StubHead,
+    progress: Progress<'a>,
+    holes: OnceLock<Vec<(u64, u64)>>,
+    filling: RwLock<Option<Filling>>,
+    done: Mutex<(u64, Result<()>)>,
+}
+
+impl One<'_> {
+    /// Opens the stub at the first piece, so that a content that cannot be had leaves it untouched.
+    fn begin(&self) -> Result<()> {
+        if self.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
+            return Ok(());
+        }
+        let mut filling = self.filling.write().unwrap_or_else(|e| e.into_inner());
+        if filling.is_none() {
+            let begun = Filling::guarded(self.file, self.keys, self.head)?;
+            begun.reserve(&between(self.head.size, self.holes.get().map_or(&[][..], Vec::as_slice)))?;
+            begun.sync_mark()?;
+            *filling = Some(begun);
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Filling> {
+        self.filling.write().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// How it went; whatever was begun and not finished is a stub again.
+    fn end(self) -> Result<()> {
+        if let Some(filling) = self.take() {
+            filling.abandon()?;
+            return Err(Error::Interrupted);
+        }
+        self.done.into_inner().unwrap_or_else(|e| e.into_inner()).1
+    }
+}
+
+impl Sink for One<'_> {
+    fn holes(&self, _: usize, holes: &[(u64, u64)]) {
+        // Told once.
+        let _ = self.holes.set(holes.to_vec());
+    }
+
+    fn piece(&self, _: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        self.begin()?;
+        if let Some(filling) = self.filling.read().unwrap_or_else(|e| e.into_inner()).as_ref() {
+            filling.write_at(bytes, offset)?;
+        }
+        let mut done = self.done.lock().unwrap_or_else(|e| e.into_inner());
+        done.0 += bytes.len() as u64;
+        (self.progress)(done.0);
+        Ok(())
+    }
+
+    fn whole(&self, _: usize, holes: &[(u64, u64)]) -> Result<()> {
+        self.begin()?;
+        self.take().map_or(Ok(()), |filling| filling.finish_marked(holes).map(|_| ()))
+    }
+
+    fn failed(&self, _: usize, error: Error) {
+        let error = match self.take().map(Filling::abandon) {
+            Some(Err(also)) => {
+                Error::Changed(format!("{error}; and it could not be made a stub again: {also}"))
+            }
+            _ => error,
+        };
+        self.done.lock().unwrap_or_else(|e| e.into_inner()).1 = Err(error);
+    }
+}

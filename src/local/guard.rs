@@ -1,0 +1,299 @@
+//! Asking the guard: the privileged process that holds every opener of a stub until its content is
+//! there.
+//!
+//! Promises that a file counts as guarded only after the guard said so, and that a hold ends with
+//! the connection. Knows the frames that travel between the guard, its workers and every other ddr
+//! process, and nothing of what the guard does with them; `recall::guard` is the other end.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
+    socket_with,
+};
+
+use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
+
+/// Descriptors in one frame; the kernel takes at most 253.
+pub const MOST_FDS: usize = 128;
+/// Bytes in one frame.
+pub const FRAME: usize = 512;
+
+/// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
+pub fn socket_path() -> PathBuf {
+    std::env::var_os("DDR_GUARD_SOCKET").map_or_else(|| PathBuf::from("/run/ddr/guard.sock"), PathBuf::from)
+}
+
+/// What a frame is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// A process introduces itself and names its folder; `flag` 1 is that folder's worker.
+    Hello = 1,
+    /// The files that come along are stubs, or are about to be: guard them. With `flag` 1 whoever
+    /// opens one waits until this connection releases it.
+    Mark = 2,
+    /// The files (`text`: pairs of device and inode) are held no longer; `flag` 1 if still stubs.
+    Release = 3,
+    /// A worker's verdict on a ticket: `code` is 0 or an errno; `flag` 1 if the file is full now.
+    Answer = 4,
+    /// The guard asks its worker to decide about an opener; the file comes along.
+    Ask = 5,
+    /// Yes, or why not: `code` is 0 or an errno.
+    Done = 6,
+    /// Lists who waits: one `Waiting` each, then `Done`.
+    List = 7,
+    /// One who waits; `text` is the file's name.
+    Waiting = 8,
+    /// How far a ticket's file is: `number` of `other` bytes.
+    Progress = 9,
+    /// Gives a ticket up.
+    Cancel = 10,
+    /// A worker has marked every stub it found: `number` of them.
+    Ready = 11,
+}
+
+impl Verb {
+    fn of(byte: u8) -> Option<Self> {
+        use Verb::*;
+        [Hello, Mark, Release, Answer, Ask, Done, List, Waiting, Progress, Cancel, Ready]
+            .into_iter()
+            .find(|verb| *verb as u8 == byte)
+    }
+}
+
+/// One message: verb, flag, code (4 bytes from byte 4), ticket (8), folder (16), number (8), other (8),
+/// then `text`. Little-endian, since both ends are on one machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// What it is about.
+    pub verb: Verb,
+    /// See the verb.
+    pub flag: u8,
+    /// An errno, or the thread that opens.
+    pub code: i32,
+    /// Which opener.
+    pub ticket: u64,
+    /// Which folder.
+    pub folder: FolderId,
+    /// See the verb.
+    pub number: u64,
+    /// See the verb.
+    pub other: u64,
+    /// A path or a list; at most [`FRAME`] less 48 bytes.
+    pub text: Vec<u8>,
+}
+
+const FIXED: usize = 48;
+
+impl Frame {
+    /// An empty message of this verb.
+    pub fn new(verb: Verb) -> Self {
+        let folder = FolderId([0; 16]);
+        Self { verb, flag: 0, code: 0, ticket: 0, folder, number: 0, other: 0, text: Vec::new() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![self.verb as u8, self.flag, 0, 0];
+        out.extend_from_slice(&self.code.to_le_bytes());
+        out.extend_from_slice(&self.ticket.to_le_bytes());
+        out.extend_from_slice(&self.folder.0);
+        out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.other.to_le_bytes());
+        out.extend_from_slice(&self.text[..self.text.len().min(FRAME - FIXED)]);
+        out
+    }
+
+    /// `None` for anything that is not a frame.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        Some(Self {
+            verb: Verb::of(*bytes.first()?)?,
+            flag: *bytes.get(1)?,
+            code: i32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?),
+            ticket: number(8)?,
+            folder: FolderId(bytes.get(16..32)?.try_into().ok()?),
+            number: number(32)?,
+            other: number(40)?,
+            text: bytes[FIXED..].to_vec(),
+        })
+    }
+}
+
+/// Sends one frame with descriptors.
+pub fn send(socket: BorrowedFd, frame: &Frame, files: &[BorrowedFd]) -> rustix::io::Result<()> {
+    send_with(socket, frame, files, SendFlags::NOSIGNAL)
+}
+
+/// The same, but fails rather than wait for the other end to read.
+pub fn try_send(socket: BorrowedFd, frame: &Frame, files: &[BorrowedFd]) -> rustix::io::Result<()> {
+    send_with(socket, frame, files, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with(
+    socket: BorrowedFd,
+    frame: &Frame,
+    files: &[BorrowedFd],
+    flags: SendFlags,
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(rustix::io::Errno::TOOBIG);
+    }
+    let bytes = frame.encode();
+    loop {
+        match sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+/// Receives one frame; `None` when the other end is gone or sent something that is no frame.
+pub fn receive(socket: BorrowedFd) -> rustix::io::Result<Option<(Frame, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0u8; FRAME];
+    let len = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            files.extend(fds);
+        }
+    }
+    Ok(Frame::decode(&bytes[..len]).map(|frame| (frame, files)))
+}
+
+/// A connection to the guard that looks after a folder. As long as it is open, this process reads
+/// stubs as what they are.
+#[derive(Debug)]
+pub struct Guard {
+    socket: Mutex<OwnedFd>,
+    folder: FolderId,
+    serves: bool,
+}
+
+impl Guard {
+    /// Connects; `None` if no guard runs.
+    pub fn connect(folder: FolderId) -> Option<Self> {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
+        connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
+        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false };
+        let answer = guard.ask(&Frame::new(Verb::Hello), &[]).ok()?;
+        guard.serves = answer.flag == 1;
+        Some(guard)
+    }
+
+    /// Whether it guards this folder, with a worker that can fill stubs.
+    pub fn serves(&self) -> bool {
+        self.serves
+    }
+
+    /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
+    pub fn hold(&self, files: &[OwnedFd]) -> Result<()> {
+        self.mark_as(files, 1)
+    }
+
+    /// Marks files that are stubs already.
+    pub fn mark(&self, files: &[OwnedFd]) -> Result<()> {
+        self.mark_as(files, 0)
+    }
+
+    fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<()> {
+        for some in files.chunks(MOST_FDS) {
+            let fds: Vec<BorrowedFd> = some.iter().map(AsFd::as_fd).collect();
+            self.ask(&Frame { flag, ..Frame::new(Verb::Mark) }, &fds)?;
+        }
+        Ok(())
+    }
+
+    /// Lets those who wait for these inodes (device, number) in, if they are stubs by way of a recall.
+    pub fn release(&self, inodes: &[(u64, u64)], stubs: bool) -> Result<()> {
+        for some in inodes.chunks((FRAME - FIXED) / 16) {
+            let text = some.iter().flat_map(|(dev, ino)| [dev.to_le_bytes(), ino.to_le_bytes()]);
+            let text = text.flatten().collect();
+            self.ask(&Frame { flag: stubs.into(), text, ..Frame::new(Verb::Release) }, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Everybody who waits for a stub of ours, and since how many milliseconds (`number`, `other`:
+    /// bytes done and in all; `ticket`, `code`: thread; `flag` 1 if at work; `text`: the file).
+    pub fn waiting(&self) -> Result<Vec<Frame>> {
+        let socket = self.lock();
+        let mut out = Vec::new();
+        send(socket.as_fd(), &self.signed(&Frame::new(Verb::List)), &[]).map_err(lost)?;
+        loop {
+            match receive(socket.as_fd()).map_err(lost)? {
+                Some((frame, _)) if frame.verb == Verb::Waiting => out.push(frame),
+                Some(_) => return Ok(out),
+                None => return Err(lost(rustix::io::Errno::PIPE)),
+            }
+        }
+    }
+
+    /// Gives up one who waits: he gets an error.
+    pub fn cancel(&self, ticket: u64) -> Result<()> {
+        self.ask(&Frame { ticket, ..Frame::new(Verb::Cancel) }, &[]).map(|_| ())
+    }
+
+    fn ask(&self, frame: &Frame, files: &[BorrowedFd]) -> Result<Frame> {
+        let socket = self.lock();
+        send(socket.as_fd(), &self.signed(frame), files).map_err(lost)?;
+        match receive(socket.as_fd()).map_err(lost)? {
+            Some((answer, _)) if answer.code == 0 => Ok(answer),
+            Some((answer, _)) => {
+                let why = std::io::Error::from_raw_os_error(answer.code);
+                Err(Error::Refused(format!("the guard does not guard it: {why}")))
+            }
+            None => Err(lost(rustix::io::Errno::PIPE)),
+        }
+    }
+
+    fn signed(&self, frame: &Frame) -> Frame {
+        Frame { folder: self.folder, ..frame.clone() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
+        // A panic elsewhere leaves the socket as usable as it was.
+        self.socket.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+fn lost(e: rustix::io::Errno) -> Error {
+    Error::Refused(format!("the guard went away ({e}); run the command again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_round_trip_and_anything_shorter_is_none() {
+        let frame = Frame {
+            flag: 1,
+            code: -5,
+            ticket: 1 << 60,
+            number: 7,
+            other: 9,
+            text: b"a name".to_vec(),
+            ..Frame::new(Verb::Ask)
+        };
+        let bytes = frame.encode();
+        assert_eq!(Frame::decode(&bytes), Some(frame));
+        assert!((0..FIXED).all(|len| Frame::decode(&bytes[..len]).is_none()));
+        assert_eq!(Frame::decode(&[99; FIXED]), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! Who waits for which file, and whose turn it is: the guard's decisions, without its kernel.
+//!
+//! Promises that every event ends in exactly one answer, that nobody is let into a file while it is
+//! held, and that what a dead worker had in hand is asked anew. Knows no descriptors, no processes
+//! and no clock: events carry what the caller needs, time is an argument.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::base::id::FolderId;
+
+/// Device and inode number.
+pub type Inode = (u64, u64);
+/// A connection to the guard.
+pub type Client = u64;
+
+/// An opener that waits.
+#[derive(Debug)]
+pub struct Ticket<E> {
+    /// The file.
+    pub inode: Inode,
+    /// The folder it belongs to.
+    pub folder: FolderId,
+    /// When it came, in milliseconds.
+    pub since: u64,
+    /// Whether a worker has it in hand.
+    pub asked: bool,
+    /// What the caller needs to answer it.
+    pub event: E,
+}
+
+#[derive(Debug)]
+struct Marked {
+    folder: FolderId,
+    holders: Vec<Client>,
+}
+
+/// All marked files and all who wait.
+#[derive(Debug)]
+pub struct Desk<E> {
+    marked: HashMap<Inode, Marked>,
+    tickets: BTreeMap<u64, Ticket<E>>,
+    next: u64,
+}
+
+/// What is to be done with an event.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Verdict<E> {
+    /// Nothing is known about the file: answer yes.
+    Allow(E),
+    /// It waits under this number; a worker is to be asked if `true`.
+    Wait(u64, bool),
+}
+
+impl<E> Default for Desk<E> {
+    fn default() -> Self {
+        Self { marked: HashMap::new(), tickets: BTreeMap::new(), next: 1 }
+    }
+}
+
+impl<E> Desk<E> {
+    /// How many files are marked.
+    pub fn marked(&self) -> usize {
+        self.marked.len()
+    }
+
+    /// A file is guarded from now on; with `holder` its openers wait for that client.
+    pub fn mark(&mut self, inode: Inode, folder: FolderId, holder: Option<Client>) {
+        let entry = self.marked.entry(inode).or_insert_with(|| Marked { folder, holders: Vec::new() });
+        entry.folder = folder;
+        entry.holders.extend(holder);
+    }
+
+    /// Ends one hold; what may be asked now. `still` is false where the file is no stub any more.
+    pub fn release(&mut self, inode: Inode, client: Client, still: bool) -> Vec<u64> {
+        let Some(entry) = self.marked.get_mut(&inode) else { return Vec::new() };
+        if let Some(at) = entry.holders.iter().position(|holder| *holder == client) {
+            entry.holders.remove(at);
+        }
+        if !entry.holders.is_empty() {
+            return Vec::new();
+        }
+        if !still {
+            self.marked.remove(&inode);
+        }
+        self.unasked(|ticket| ticket.inode == inode)
+    }
+
+    /// A file's openers need not wait any more.
+    pub fn forget(&mut self, inode: Inode) {
+        if self.marked.get(&inode).is_some_and(|entry| entry.holders.is_empty()) {
+            self.marked.remove(&inode);
+        }
+    }
+
+    /// Whether somebody holds it.
+    pub fn is_held(&self, inode: Inode) -> bool {
+        self.marked.get(&inode).is_some_and(|entry| !entry.holders.is_empty())
+    }
+
+    /// Somebody opens a file.
+    pub fn event(&mut self, inode: Inode, now: u64, event: E) -> Verdict<E> {
+        let Some(entry) = self.marked.get(&inode) else { return Verdict::Allow(event) };
+        let (folder, free) = (entry.folder, entry.holders.is_empty());
+        let number = self.next;
+        self.next += 1;
+        self.tickets.insert(number, Ticket { inode, folder, since: now, asked: false, event });
+        Verdict::Wait(number, free)
+    }
+
+    /// Notes that a worker has it in hand, and yields what to show him.
+    pub fn ask(&mut self, number: u64) -> Option<&mut Ticket<E>> {
+        let held = self.tickets.get(&number).is_some_and(|ticket| self.is_held(ticket.inode));
+        let ticket = self.tickets.get_mut(&number).filter(|ticket| !held && !ticket.asked)?;
+        ticket.asked = true;
+        Some(ticket)
+    }
+
+    /// Puts a ticket back that no worker could be shown.
+    pub fn unask(&mut self, number: u64) {
+        if let Some(ticket) = self.tickets.get_mut(&number) {
+            ticket.asked = false;
+        }
+    }
+
+    /// Ends a ticket: the caller answers its event. `None` if that was done already.
+    pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
+        self.tickets.remove(&number)
+    }
+
+    /// One ticket.
+    pub fn ticket(&self, number: u64) -> Option<&Ticket<E>> {
+        self.tickets.get(&number)
+    }
+
+    /// The same, to note something on it.
+    pub fn ticket_mut(&mut self, number: u64) -> Option<&mut Ticket<E>> {
+        self.tickets.get_mut(&number)
+    }
+
+    /// Everyone who waits.
+    pub fn waiting(&self) -> impl Iterator<Item = (u64, &Ticket<E>)> {
+        self.tickets.iter().map(|(number, ticket)| (*number, ticket))
+    }
+
+    /// Tickets that came before `time`.
+    pub fn older_than(&self, time: u64) -> Vec<u64> {
+        self.waiting().filter(|(_, ticket)| ticket.since < time).map(|(number, _)| number).collect()
+    }
+
+    /// A client is gone, and its holds with it: the inodes it held, and what may be asked now.
+    pub fn gone(&mut self, client: Client) -> (Vec<Inode>, Vec<u64>) {
+        let mut freed = Vec::new();
+        for (inode, entry) in &mut self.marked {
+            let before = entry.holders.len();
+            entry.holders.retain(|holder| *holder != client);
+            if entry.holders.is_empty() && before > 0 {
+                freed.push(*inode);
+            }
+        }
+        let unasked = self.unasked(|ticket| freed.contains(&ticket.inode));
+        (freed, unasked)
+    }
+
+    /// A folder's worker is gone: nothing is in hand any more.
+    pub fn worker_gone(&mut self, folder: FolderId) {
+        let theirs = self.tickets.values_mut().filter(|ticket| ticket.folder == folder);
+        theirs.for_each(|ticket| ticket.asked = false);
+    }
+
+    /// What a folder's new worker is to be asked.
+    pub fn for_worker(&self, folder: FolderId) -> Vec<u64> {
+        self.unasked(|ticket| ticket.folder == folder)
+    }
+
+    fn unasked(&self, fits: impl Fn(&Ticket<E>) -> bool) -> Vec<u64> {
+        self.waiting()
+            .filter(|(_, ticket)| !ticket.asked && fits(ticket) && !self.is_held(ticket.inode))
+            .map(|(number, _)| number)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOLDER: FolderId = FolderId([1; 16]);
+    const FILE: Inode = (1, 2);
+
+    #[test]
+    fn an_unknown_file_is_nobodys_business() {
+        assert_eq!(Desk::default().event(FILE, 0, 'a'), Verdict::Allow('a'));
+    }
+
+    #[test]
+    fn openers_of_a_held_file_wait_and_are_asked_about_when_it_is_released() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, FOLDER, Some(7));
+        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, false));
+        assert!(desk.ask(1).is_none() && desk.for_worker(FOLDER).is_empty());
+        assert_eq!(desk.release(FILE, 7, true), [1]);
+        assert!(desk.ask(1).is_some());
+        assert_eq!(desk.end(1).map(|ticket| ticket.event), Some('a'));
+        assert!(desk.end(1).is_none());
+    }
+
+    #[test]
+    fn a_hold_ends_with_its_client_and_two_holds_with_the_second() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, FOLDER, Some(7));
+        desk.mark(FILE, FOLDER, Some(8));
+        desk.event(FILE, 0, 'a');
+        assert_eq!(desk.gone(7), (vec![], vec![]));
+        assert_eq!(desk.gone(8), (vec![FILE], vec![1]));
+    }
+
+    #[test]
+    fn what_a_dead_worker_had_in_hand_is_asked_anew() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, FOLDER, None);
+        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        assert!(desk.ask(1).is_some());
+        assert!(desk.ask(1).is_none());
+        desk.worker_gone(FOLDER);
+        assert_eq!(desk.for_worker(FOLDER), [1]);
+        assert!(desk.ask(1).is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_full_again_is_forgotten_but_not_while_it_is_held() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, FOLDER, Some(7));
+        desk.forget(FILE);
+        assert_eq!(desk.marked(), 1);
+        desk.release(FILE, 7, false);
+        assert_eq!(desk.marked(), 0);
+        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Allow('a'));
+    }
+}

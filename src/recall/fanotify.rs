@@ -1,0 +1,161 @@
+//! The kernel's permission events: a group, marks on inodes, events read, answers written.
+//!
+//! Promises that an event's descriptor stays open until it was answered, since the kernel knows events
+//! by that number. The format is that of fanotify(7); what is decided about an event is not known
+//! here.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Before any read or write of a file's content; kernel 6.14 and later.
+const FAN_PRE_ACCESS: u64 = 0x0010_0000;
+/// An event whose file cannot be opened is told with the error instead of ending the reading.
+const FAN_REPORT_FD_ERROR: libc::c_uint = 0x2000;
+
+/// An event group. Dropping it lets everybody in who waits.
+#[derive(Debug)]
+pub struct Group {
+    fd: OwnedFd,
+    /// Whether accesses are reported beside opens.
+    pre_access: bool,
+}
+
+/// One opener (or one that reads without having been seen opening) who waits for an answer.
+#[derive(Debug)]
+pub struct Event {
+    /// The file, opened for reading.
+    pub file: File,
+    /// The thread.
+    pub thread: i32,
+    /// Whether it is an open; else an access.
+    pub opens: bool,
+}
+
+impl Group {
+    /// Makes a group; needs CAP_SYS_ADMIN.
+    pub fn new(accesses: bool) -> io::Result<Self> {
+        let base = libc::FAN_CLOEXEC
+            | libc::FAN_CLASS_PRE_CONTENT
+            | libc::FAN_UNLIMITED_QUEUE
+            | libc::FAN_UNLIMITED_MARKS
+            | libc::FAN_REPORT_TID;
+        let fd = init(base | FAN_REPORT_FD_ERROR).or_else(|_| init(base))?;
+        Ok(Self { fd, pre_access: accesses })
+    }
+
+    /// Takes over a group that an earlier guard left with the service manager. Whoever it had not answered
+    /// gets an error: their numbers are all that is left of them.
+    pub fn adopt(fd: OwnedFd, accesses: bool) -> Self {
+        let group = Self { fd, pre_access: accesses };
+        for number in 0..65_536 {
+            // Numbers that wait for nothing are refused.
+            let _ = group.write(number, deny(libc::EIO));
+        }
+        group
+    }
+
+    /// The descriptor, to be kept by the service manager.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Guards the inode behind a descriptor: its opens, and with `accesses` what is read of it.
+    pub fn mark(&self, file: impl AsFd, accesses: bool) -> io::Result<()> {
+        self.change(libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM, &file)?;
+        match (accesses && self.pre_access, self.pre_access) {
+            (true, _) => match self.change(libc::FAN_MARK_ADD, FAN_PRE_ACCESS, &file) {
+                // An older kernel, or a file system without it: opens alone carry the feature.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(()),
+                other => other,
+            },
+            (false, true) => self.unmark_bits(FAN_PRE_ACCESS, &file),
+            _ => Ok(()),
+        }
+    }
+
+    /// Guards it no longer.
+    pub fn unmark(&self, file: impl AsFd) -> io::Result<()> {
+        self.unmark_bits(libc::FAN_OPEN_PERM | if self.pre_access { FAN_PRE_ACCESS } else { 0 }, &file)
+    }
+
+    fn unmark_bits(&self, bits: u64, file: &impl AsFd) -> io::Result<()> {
+        match self.change(libc::FAN_MARK_REMOVE, bits, file) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn change(&self, what: libc::c_uint, mask: u64, file: &impl AsFd) -> io::Result<()> {
+        // By name, since the call refuses descriptors that were opened with O_PATH.
+        let name = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))?;
+        // SAFETY: a live group and a string that outlives the call.
+        let done =
+            unsafe { libc::fanotify_mark(self.fd.as_raw_fd(), what, mask, libc::AT_FDCWD, name.as_ptr()) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Waits for events and hands each on. An event whose file the kernel could not open was refused by
+    /// it already.
+    pub fn read(&self, sink: &mut dyn FnMut(Event)) -> io::Result<()> {
+        const HEAD: usize = size_of::<libc::fanotify_event_metadata>();
+        let mut buf = [0u8; 4096];
+        // SAFETY: the kernel writes at most the length given.
+        let len = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        let mut rest = &buf[..len];
+        while rest.len() >= HEAD {
+            // SAFETY: at least HEAD bytes, any bit pattern is a value, and the read is unaligned.
+            let head: libc::fanotify_event_metadata =
+                unsafe { std::ptr::read_unaligned(rest.as_ptr().cast()) };
+            let size = head.event_len as usize;
+            if head.vers != libc::FANOTIFY_METADATA_VERSION || size < HEAD || size > rest.len() {
+                return Err(io::Error::from_raw_os_error(libc::EPROTO));
+            }
+            rest = &rest[size..];
+            if head.fd >= 0 {
+                // SAFETY: the kernel opened it for us.
+                let file = unsafe { File::from_raw_fd(head.fd) };
+                sink(Event { file, thread: head.pid, opens: head.mask & libc::FAN_OPEN_PERM != 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets an opener in.
+    pub fn allow(&self, event: &Event) {
+        let _ = self.write(event.file.as_raw_fd(), libc::FAN_ALLOW);
+    }
+
+    /// Refuses with an errno; one that the kernel does not take becomes EPERM.
+    pub fn refuse(&self, event: &Event, errno: i32) {
+        let number = event.file.as_raw_fd();
+        if self.write(number, deny(errno)).is_err() {
+            let _ = self.write(number, libc::FAN_DENY);
+        }
+    }
+
+    fn write(&self, number: RawFd, response: u32) -> io::Result<()> {
+        let answer = libc::fanotify_response { fd: number, response };
+        // SAFETY: a plain struct of the length given.
+        let done = unsafe {
+            libc::write(self.fd.as_raw_fd(), std::ptr::from_ref(&answer).cast(), size_of_val(&answer))
+        };
+        // Somebody who was killed while he waited needs no answer.
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
+    let event = (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME) as libc::c_uint;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::fanotify_init(flags, event) };
+    // SAFETY: a new descriptor that nobody else owns.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
+}
+
+/// A refusal with an errno: bits 24 to 31 of the response.
+fn deny(errno: i32) -> u32 {
+    libc::FAN_DENY | (errno as u32 & 0xFF) << 24
+}

@@ -1,0 +1,14 @@
+//! On-demand access: whoever opens a stub waits until its content is back.
+//!
+//! Two processes share the work. The guard (privileged, small) owns the kernel's event group and
+//! answers every opener; the worker (the folder's owner, unprivileged) fills stubs and may die at any
+//! time. `desk` decides who waits for what and is pure; `fanotify` is the kernel's event format;
+//! `service` is the guard as a process; `worker` and `queue` are the other side.
+
+pub mod desk;
+pub mod fanotify;
+pub mod guard;
+pub mod opener;
+pub mod queue;
+pub mod service;
+pub mod worker;

@@ -1,0 +1,73 @@
+//! Who opens a file: its program, its user, and whether it wants the content at all.
+//!
+//! Promises never to take an opener that may read for one that only truncates. Reads /proc; a process
+//! that is gone is simply unknown.
+
+use std::os::unix::fs::MetadataExt;
+
+/// What is known about who waits.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Opener {
+    /// Path of the program, as far as it can be told.
+    pub program: String,
+    /// Its user.
+    pub user: u32,
+}
+
+impl Opener {
+    /// Looks a thread up.
+    pub fn of(thread: i32) -> Self {
+        let base = format!("/proc/{thread}");
+        let program = std::fs::read_link(format!("{base}/exe")).map(|p| p.to_string_lossy().into_owned());
+        let user = std::fs::metadata(&base).map_or(u32::MAX, |meta| meta.uid());
+        Self { program: program.unwrap_or_default(), user }
+    }
+}
+
+/// Whether a thread belongs to a process.
+pub fn belongs(thread: i32, process: i32) -> bool {
+    thread == process || std::fs::metadata(format!("/proc/{process}/task/{thread}")).is_ok()
+}
+
+/// Whether a thread that is being held in an open will throw the content away: it opens for writing
+/// and truncates.
+pub fn truncates(thread: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{thread}/syscall")).is_ok_and(|line| is_truncating(&line))
+}
+
+/// Reads a line of /proc/TID/syscall: the call's number, then its arguments in hexadecimal.
+fn is_truncating(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let Some(call) = words.next().and_then(|word| word.parse::<i64>().ok()) else { return false };
+    let mut args = words.map(|word| {
+        let digits = word.strip_prefix("0x").unwrap_or(word);
+        i64::from_str_radix(digits, 16).unwrap_or(0)
+    });
+    let flags = match call {
+        libc::SYS_openat => args.nth(2),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => args.nth(1),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_creat => return true,
+        _ => None,
+    };
+    let flags = flags.unwrap_or(0) as i32;
+    flags & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_truncating;
+
+    #[test]
+    fn only_a_plain_open_that_writes_and_truncates_counts() {
+        let call = |number: i64, flags: i32| format!("{number} 0xffffff9c 0x7f00 {flags:#x} 0x1b6 0x0 0x0");
+        assert!(is_truncating(&call(libc::SYS_openat, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)));
+        assert!(is_truncating(&call(libc::SYS_openat, libc::O_RDWR | libc::O_TRUNC)));
+        assert!(!is_truncating(&call(libc::SYS_openat, libc::O_RDONLY | libc::O_TRUNC)));
+        assert!(!is_truncating(&call(libc::SYS_openat, libc::O_RDWR)));
+        // Its flags lie behind a pointer.
+        assert!(!is_truncating(&call(libc::SYS_openat2, libc::O_WRONLY | libc::O_TRUNC)));
+        assert!(!is_truncating("running") && !is_truncating("-1 0x7ffe 0x7f") && !is_truncating(""));
+    }
+}

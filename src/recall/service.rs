@@ -1,0 +1,184 @@
+//! The guard as a process: its socket, its workers, its end.
+//!
+//! Promises one worker per folder, run as the folder's owner and started again when it dies; an event
+//! group that the service manager keeps over a restart, where there is one; and that an end is
+//! announced with how much it leaves unguarded. Decides nothing about openers.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    socketpair, sockopt,
+};
+
+use super::fanotify::Group;
+use super::guard::{Guard, Options, Peer};
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Result};
+
+/// A folder to look after, and as whom.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    root: PathBuf,
+    user: u32,
+    group: u32,
+}
+
+impl Charge {
+    /// The folder with its root here.
+    pub fn new(root: PathBuf) -> Result<Self> {
+        let root = root.canonicalize().map_err(|e| Error::io("finding", &root, e))?;
+        let meta = std::fs::metadata(root.join(".ddr")).map_err(|e| Error::io("inspecting", &root, e))?;
+        Ok(Self { root, user: meta.uid(), group: meta.gid() })
+    }
+
+    /// Starts its worker, with the guard on standard input.
+    fn start(&self, socket: OwnedFd) -> io::Result<Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("worker").arg(&self.root).stdin(Stdio::from(socket)).current_dir(&self.root);
+        command.env_remove("NOTIFY_SOCKET");
+        if self.user != rustix::process::geteuid().as_raw() {
+            command.uid(self.user).gid(self.group);
+            for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+                command.env_remove(name);
+            }
+            if let Some(home) = home_of(self.user) {
+                command.env("HOME", home);
+            }
+        }
+        command.spawn()
+    }
+}
+
+/// A user's home directory.
+fn home_of(user: u32) -> Option<PathBuf> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(&user.to_string()))?;
+    line.split(':').nth(5).map(PathBuf::from)
+}
+
+/// Guards folders until a stop is asked for.
+pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
+    let group = group(options.accesses)?;
+    let listener = listener(&options.socket)?;
+    let guard = Arc::new(Guard::new(group, options.clone()));
+    keep(&guard);
+    // A thread whose work never ends is a thread that ends with the process.
+    spawn(&guard, |guard| {
+        if let Err(e) = guard.watch() {
+            // Going on would leave every opener waiting for ever.
+            eprintln!("ddr guard: {e}");
+            std::process::exit(1);
+        }
+    });
+    spawn(&guard, |guard| guard.sweep());
+    spawn(&guard, move |guard| accept(guard, &listener));
+    for charge in charges {
+        spawn(&guard, move |guard| supervise(guard, &charge));
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    while !cancel.is_cancelled() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let left = guard.close();
+    // Only ours: a newer guard may listen there by now.
+    let _ = std::fs::remove_file(&options.socket);
+    if left > 0 {
+        eprintln!("ddr guard: stopped; {left} stubs are unguarded until it runs again");
+    }
+    Ok(())
+}
+
+fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
+    let guard = Arc::clone(guard);
+    drop(std::thread::spawn(move || run(&guard)));
+}
+
+/// The group that the service manager kept for us, or a new one.
+fn group(accesses: bool) -> Result<Group> {
+    if let Some(number) = sd_notify::listen_fds().ok().and_then(|mut fds| fds.next()) {
+        // SAFETY: handed to this process by its service manager, and taken once.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        return Ok(Group::adopt(fd, accesses));
+    }
+    Group::new(accesses).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => Error::Refused(
+            "the kernel lets only root guard files; run: sudo ddr guard DIR, or: ddr service install".into(),
+        ),
+        Some(libc::EINVAL | libc::ENOSYS) => Error::Unsupported(
+            "this kernel has no permission events (CONFIG_FANOTIFY_ACCESS_PERMISSIONS)".into(),
+        ),
+        _ => Error::io("making", "an event group", e),
+    })
+}
+
+/// Leaves the group with the service manager, so that nobody is let in while this process restarts.
+fn keep(guard: &Guard) {
+    use sd_notify::NotifyState::{FdName, FdStore};
+    let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[guard.group()]);
+}
+
+fn listener(path: &Path) -> Result<OwnedFd> {
+    let fail = |e: rustix::io::Errno| Error::io("listening at", path, e);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
+    }
+    let flags = SocketFlags::CLOEXEC;
+    let open = || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail);
+    let address = SocketAddrUnix::new(path).map_err(fail)?;
+    if rustix::net::connect(&open()?, &address).is_ok() {
+        return Err(Error::Locked(format!("another guard, at {}", path.display())));
+    }
+    // What a killed guard left.
+    let _ = std::fs::remove_file(path);
+    let socket = open()?;
+    bind(&socket, &address).map_err(fail)?;
+    // Everybody may ask; what about is decided by whose files they are.
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::chmod(path, mode).map_err(fail)?;
+    listen(&socket, 64).map_err(fail)?;
+    Ok(socket)
+}
+
+fn accept(guard: &Arc<Guard>, listener: &OwnedFd) {
+    loop {
+        let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC) else {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let Ok(who) = sockopt::socket_peercred(&socket) else { continue };
+        let peer = Peer { user: who.uid.as_raw(), process: who.pid.as_raw_nonzero().get(), worker: false };
+        let socket = Arc::new(socket);
+        spawn(guard, move |guard| guard.serve(&socket, peer));
+    }
+}
+
+/// Keeps a folder's worker alive.
+fn supervise(guard: &Arc<Guard>, charge: &Charge) {
+    const PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
+    let mut pause = PAUSES.start;
+    loop {
+        let begun = Instant::now();
+        if let Err(e) = serve_once(guard, charge) {
+            eprintln!("ddr guard: the worker of {} did not start: {e}", charge.root.display());
+        }
+        pause = if begun.elapsed() > PAUSES.end { PAUSES.start } else { (pause * 2).min(PAUSES.end) };
+        std::thread::sleep(pause);
+    }
+}
+
+fn serve_once(guard: &Arc<Guard>, charge: &Charge) -> io::Result<()> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut child = charge.start(theirs)?;
+    let peer = Peer { user: charge.user, process: child.id() as i32, worker: true };
+    guard.serve(&Arc::new(ours), peer);
+    child.wait().map(|_| ())
+}

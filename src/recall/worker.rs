@@ -1,0 +1,245 @@
+//! A folder's worker: fills the stubs that the guard asks about. Runs as the folder's owner.
+//!
+//! Promises that every ticket it was shown is answered, and that nothing of it need outlive it: killed
+//! at any moment, the next one is asked the same. Does not answer the kernel; the guard does.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::desk::Inode;
+use super::queue::{Job, Queue};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::engine::folder::Context;
+use crate::engine::recall::{Filled, Recalled, Recaller};
+use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
+use crate::local::lease::{Lease, LeaseKind};
+use crate::local::root::Access;
+use crate::local::scan::{Scan, ScanOptions, Seen};
+use crate::local::stat::FileType;
+use crate::model::manners::{Action, Manners};
+
+/// How the worker is to behave.
+pub struct Settings {
+    /// Recalls at a time.
+    pub parallel: usize,
+    /// How long a slowed opener waits beforehand.
+    pub slow: Duration,
+    /// Who may do what.
+    pub manners: Manners,
+}
+
+/// How long a filled file may wait to be made durable.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How often the tree is searched for stubs that came without ddr's doing.
+const RESCAN: Duration = Duration::from_secs(600);
+/// A stub takes no more on disk: header, attributes, and what a file system rounds up to.
+const STUB_BLOCKS: u64 = (16 << 10) / 512;
+
+struct Worker {
+    socket: OwnedFd,
+    recaller: Recaller,
+    queue: Queue,
+    settings: Mutex<Settings>,
+    start: Instant,
+    filled: Mutex<Vec<Filled>>,
+    /// Stubs that somebody had open before they were guarded: he may write at any moment.
+    loud: Mutex<HashSet<Inode>>,
+}
+
+/// Works until the guard hangs up.
+pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -> Result<()> {
+    let recaller = Recaller::open(dir, context)?;
+    let parallel = settings.parallel.max(1);
+    let worker = Arc::new(Worker {
+        socket,
+        recaller,
+        queue: Queue::default(),
+        settings: Mutex::new(settings),
+        start: Instant::now(),
+        filled: Mutex::default(),
+        loud: Mutex::default(),
+    });
+    worker.tell(&Frame::new(Verb::Hello))?;
+    let spawn = |run: fn(&Worker)| {
+        let worker = Arc::clone(&worker);
+        std::thread::spawn(move || run(&worker))
+    };
+    let threads: Vec<_> = (0..parallel).map(|_| spawn(Worker::fill_all)).collect();
+    // These two end with the process.
+    drop(spawn(Worker::settle_all));
+    drop(spawn(Worker::mark_all));
+    while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
+        if let (Verb::Ask, Some(file)) = (frame.verb, files.into_iter().next()) {
+            worker.asked(&frame, File::from(file));
+        }
+    }
+    worker.queue.close();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    worker.settle()
+}
+
+impl Worker {
+    /// Somebody opens a file.
+    fn asked(&self, frame: &Frame, file: File) {
+        let program = String::from_utf8_lossy(&frame.text).into_owned();
+        let (action, slow) = {
+            let mut settings = lock(&self.settings);
+            let now = self.start.elapsed().as_millis() as u64;
+            let decision = settings.manners.decide(&program, frame.other as u32, now);
+            if decision.news {
+                eprintln!("ddr: {program} opens many stubs; it is slowed (see `ddr recalls`)");
+            }
+            (decision.action, settings.slow)
+        };
+        if action == Action::Refuse {
+            return self.answer(frame.ticket, libc::EPERM, false);
+        }
+        let Ok(stat) = rustix::fs::fstat(&file) else { return self.answer(frame.ticket, libc::EIO, false) };
+        let from = Instant::now() + if action == Action::Slow { slow } else { Duration::ZERO };
+        self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from);
+    }
+
+    fn fill_all(&self) {
+        while let Some((inode, job)) = self.queue.take() {
+            let size = job.size;
+            let (code, full) = match self.fill(inode, job) {
+                Ok(()) => (0, true),
+                Err(e) => {
+                    eprintln!("ddr: a file of {size} bytes could not be brought back: {e}");
+                    (errno_of(&e), false)
+                }
+            };
+            for ticket in self.queue.done(inode) {
+                self.answer(ticket, code, full);
+            }
+        }
+    }
+
+    fn fill(&self, inode: Inode, job: Job) -> Result<()> {
+        if lock(&self.loud).contains(&inode) && !is_unwritten(&job.file) {
+            return Err(Error::Refused(
+                "a program has had it open for writing since before it was guarded".into(),
+            ));
+        }
+        let shown = Mutex::new(Instant::now());
+        let progress = |done: u64| {
+            let mut last = lock(&shown);
+            if last.elapsed() < Duration::from_millis(250) {
+                return;
+            }
+            *last = Instant::now();
+            for ticket in self.queue.tickets(inode) {
+                // The next one will do as well.
+                let _ = self.tell(&Frame { ticket, number: done, ..Frame::new(Verb::Progress) });
+            }
+        };
+        if let Recalled::Filled(filled) = self.recaller.recall(job.file, &progress)? {
+            lock(&self.filled).push(filled);
+        }
+        lock(&self.loud).remove(&inode);
+        Ok(())
+    }
+
+    fn settle_all(&self) {
+        loop {
+            std::thread::sleep(SETTLE);
+            if let Err(e) = self.settle() {
+                eprintln!("ddr: {e}");
+            }
+        }
+    }
+
+    fn settle(&self) -> Result<()> {
+        let filled = std::mem::take(&mut *lock(&self.filled));
+        self.recaller.settle(&filled)
+    }
+
+    /// Has every stub of the tree guarded, now and again: copies of stubs come by any way.
+    fn mark_all(&self) {
+        let mut first = true;
+        loop {
+            match self.mark_tree() {
+                Ok(number) if first => {
+                    let text = self.recaller.tree().path().as_os_str().as_encoded_bytes().to_vec();
+                    let _ = self.tell(&Frame { number, text, ..Frame::new(Verb::Ready) });
+                    first = false;
+                }
+                Ok(_) => {}
+                Err(e) => eprintln!("ddr: not all stubs are guarded: {e}"),
+            }
+            std::thread::sleep(if first { Duration::from_secs(5) } else { RESCAN });
+        }
+    }
+
+    fn mark_tree(&self) -> Result<u64> {
+        let guard = Guard::connect(self.recaller.id())
+            .ok_or_else(|| Error::Refused("the guard does not answer".into()))?;
+        let tree = self.recaller.tree();
+        let (mut batch, mut marked) = (Vec::new(), 0);
+        for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
+            let Seen::Entry(path, stat) = seen? else { continue };
+            let fits = stat.kind == FileType::File && stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
+            if !fits {
+                continue;
+            }
+            // Gone meanwhile, or not ours.
+            let Ok(file) = tree.open_file(&path, Access::Read) else { continue };
+            marked += 1;
+            batch.push(file);
+            if batch.len() == MOST_FDS {
+                self.mark(&guard, std::mem::take(&mut batch))?;
+            }
+        }
+        self.mark(&guard, batch)?;
+        Ok(marked)
+    }
+
+    fn mark(&self, guard: &Guard, files: Vec<File>) -> Result<()> {
+        let fds: Vec<OwnedFd> = files.into_iter().map(OwnedFd::from).collect();
+        guard.mark(&fds)?;
+        for fd in fds {
+            let file = Arc::new(File::from(fd));
+            // Nobody can have come since the mark, so who is there was there before.
+            if Lease::take(&file, LeaseKind::Write).is_err()
+                && let Ok(stat) = rustix::fs::fstat(&file)
+            {
+                lock(&self.loud).insert((stat.st_dev, stat.st_ino));
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, ticket: u64, code: i32, full: bool) {
+        // A guard that is gone needs no answer.
+        let _ = self.tell(&Frame { ticket, code, flag: full.into(), ..Frame::new(Verb::Answer) });
+    }
+
+    fn tell(&self, frame: &Frame) -> Result<()> {
+        let frame = Frame { folder: self.recaller.id(), ..frame.clone() };
+        send(self.socket.as_fd(), &frame, &[]).map_err(|e| Error::io("telling", "the guard", e))
+    }
+}
+
+/// Whether nobody has it open for writing.
+fn is_unwritten(file: &File) -> bool {
+    file.try_clone().is_ok_and(|file| Lease::take(&Arc::new(file), LeaseKind::Read).is_ok())
+}
+
+/// What an opener is told; only some numbers are taken by the kernel.
+fn errno_of(error: &Error) -> i32 {
+    match error {
+        Error::NoSpace(_) => libc::ENOSPC,
+        Error::Refused(_) | Error::Changed(_) => libc::EBUSY,
+        _ => libc::EIO,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread leaves is a whole value.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
