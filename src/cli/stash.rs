@@ -9,6 +9,8 @@ use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::apply::apply;
+use crate::engine::config::NeedGuard;
+use crate::engine::folder::Folder;
 use crate::engine::level::catch_up;
 use crate::engine::policy::plan::plan;
 use crate::engine::policy::speed;
@@ -25,6 +27,9 @@ pub struct StashArgs {
     /// Copies to insist on before freeing (default: one on every remote)
     #[arg(long, value_name = "N")]
     pub copies: Option<usize>,
+    /// Make stubs even while nothing brings them back when they are opened
+    #[arg(long)]
+    pub unguarded: bool,
 }
 
 /// Stashes and says what was freed.
@@ -32,7 +37,7 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
     if args.paths.is_empty() {
         return by_policy(session, args);
     }
-    let mut folder = session.write()?;
+    let mut folder = open(session, args)?;
     let paths = session.paths(&folder, &args.paths)?;
     let options = StashOptions { dry_run: args.dry_run, copies: args.copies, named: paths.clone() };
     let stats = stash(&mut folder, &paths, &options)?;
@@ -42,9 +47,17 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
     tell(session, args.dry_run, &stats)
 }
 
+fn open(session: &Session, args: &StashArgs) -> Result<Folder> {
+    let mut folder = session.write()?;
+    if args.unguarded {
+        folder.config.stash.guard = NeedGuard::Optional;
+    }
+    Ok(folder)
+}
+
 /// What the policy picks.
 fn by_policy(session: &Session, args: &StashArgs) -> Result<()> {
-    let mut folder = session.write()?;
+    let mut folder = open(session, args)?;
     let mut plan = plan(&folder)?;
     if args.dry_run {
         let speed = speed::known(&folder.history)?;

@@ -22,7 +22,7 @@ use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
 use crate::local::inode::Target;
-use crate::local::inspect::{State, inspect};
+use crate::local::inspect::{HALF_FILLED, State, inspect};
 use crate::local::intent::{Intent, Item, Task};
 use crate::local::root::{Access, Root};
 use crate::local::stat::{FileType, Stat};
@@ -104,6 +104,9 @@ fn look(folder: &Folder, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
     match inspect(&file, &stat, &folder.keys, folder.id)? {
         State::Full => Ok(None),
         State::Stub(head) => Ok(Some((stat, head))),
+        // Somebody opened it, and waits for it already.
+        State::Filling(_) if guard_of(folder).is_some() => Ok(None),
+        State::Filling(_) => Err(Error::Refused(HALF_FILLED.into())),
         State::Odd(why) => Err(Error::Refused(why)),
     }
 }

@@ -93,6 +93,19 @@ pub struct StashConfig {
     pub verify_every: Option<String>,
     /// How long what was deleted is kept whatever else is pruned (`90d`).
     pub keep_deleted: Option<String>,
+    /// Whether stubs may be made while no guard brings them back (`optional`), or not (`required`).
+    pub guard: NeedGuard,
+}
+
+/// Whether stashing needs on-demand access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeedGuard {
+    /// Stubs may be made without.
+    #[default]
+    Optional,
+    /// No stub without a guard that brings it back.
+    Required,
 }
 
 /// How the tree is walked.

@@ -7,22 +7,30 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::content::Content;
 use super::folder::Folder;
+use super::held::Held;
 use super::rebuild;
 use super::remotes::Remotes;
+use super::stash::head_of;
+use super::survey::{Change, survey};
+use super::trace::{self, Left};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
-use crate::local::inode::Target;
-use crate::local::inspect::marked;
+use crate::format::stub::{MarkState, looks_like_stub};
+use crate::local::guard::Guard;
+use crate::local::inode::{Target, clear_mark};
+use crate::local::inspect::{first_block, marked};
 use crate::local::intent::{self, Intent, Item, Task};
 use crate::local::mend::{Verdict, judge, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
+use crate::model::residency::Residency;
 
 /// What mending did.
 #[derive(Debug, Default)]
@@ -37,9 +45,16 @@ pub struct MendStats {
     pub waiting: HashSet<RelPath>,
 }
 
+impl MendStats {
+    fn is_some(&self) -> bool {
+        self.whole + self.stubs + self.theirs > 0 || !self.waiting.is_empty()
+    }
+}
+
 /// Whether anything waits to be mended.
 pub fn is_needed(folder: &Folder) -> Result<bool> {
-    Ok(rebuild::is_unfinished(folder) || !intent::pending(&folder.intents())?.is_empty())
+    let pending = || Ok(!intent::pending(&folder.intents())?.is_empty());
+    Ok(rebuild::is_unfinished(folder) || trace::left(&folder.dir)? != Left::Nothing || pending()?)
 }
 
 /// Finishes an interrupted rebuild, then judges every file that a pending intent names.
@@ -50,17 +65,22 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         folder.context.progress.note("mended: took over what an interrupted rebuild had set aside");
     }
     let pending = intent::pending(&folder.intents())?;
-    if pending.is_empty() {
+    let left = trace::left(&folder.dir)?;
+    if pending.is_empty() && left == Left::Nothing {
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
+    if sweep(folder, &remotes, &[RelPath::root()], left, None, &mut stats)? {
+        trace::clear(&folder.dir)?;
+    }
     let mut open: Vec<PathBuf> = Vec::new();
     let mut elsewhere: HashMap<u64, (Task, &Item, &Path)> = HashMap::new();
     for (file, task, items) in &pending {
         let mut settled = true;
         for item in items {
             let at = item.path.clone();
-            settled &= try_one(folder, &remotes, *task, item, &at, &mut stats);
+            let known = Known { task: *task, item, held: false };
+            settled &= try_one(folder, &remotes, known, &at, &mut stats);
             if let Some(ino) = item.ino.filter(|ino| !lies_at(folder, &at, *ino)) {
                 elsewhere.insert(ino, (*task, item, file));
             }
@@ -71,7 +91,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     for (ino, at) in find(folder, &elsewhere)? {
         let (task, item, file) = elsewhere[&ino];
-        if !try_one(folder, &remotes, task, item, &at, &mut stats) {
+        if !try_one(folder, &remotes, Known { task, item, held: false }, &at, &mut stats) {
             open.push(file.to_path_buf());
         }
     }
@@ -79,9 +99,50 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     for (file, ..) in pending.iter().filter(|(file, ..)| !open.contains(file)) {
         Intent::resume(file.clone()).close()?;
     }
-    tell(folder, &stats);
+    if !pending.is_empty() || stats.is_some() {
+        tell(folder, &stats);
+    }
     folder.waiting = stats.waiting.clone();
     Ok(stats)
+}
+
+/// Mends files at and below `paths` that a worker was filling when it died; their marks tell. Those who
+/// wait for one of them are kept waiting at `guard`. `false` if some files must wait, too.
+pub fn sweep(
+    folder: &Folder,
+    remotes: &Remotes,
+    paths: &[RelPath],
+    left: Left,
+    guard: Option<&Arc<Guard>>,
+    stats: &mut MendStats,
+) -> Result<bool> {
+    if left == Left::Nothing {
+        return Ok(true);
+    }
+    let mut found = Vec::new();
+    survey(folder, paths, &mut |item| {
+        let row = item.row.filter(|row| item.change != Change::Same && row.residency == Residency::Stub);
+        found.extend(row.map(|row| (item.path, row)));
+        Ok(())
+    })?;
+    let mut settled = true;
+    for (path, row) in found {
+        folder.context.cancel.check()?;
+        let Ok(file) = folder.tree()?.open_file(&path, Access::Read) else { continue };
+        let Some(mark) = marked(&file)?.filter(|mark| mark.state == MarkState::Filling) else { continue };
+        let head = head_of(folder.id, &row).filter(|head| head.body.id == mark.body);
+        if left == Left::ThisMount && !looks_like_stub(&first_block(&file)?) {
+            clear_mark(&file)?;
+            stats.whole += 1;
+        } else if let Some(head) = head {
+            let item = Item { path: path.clone(), head, mode: row.mode, ino: Some(row.ino) };
+            drop(file);
+            let held = Held::take(guard, folder.tree()?, std::iter::once(&path))?;
+            let known = Known { task: Task::Fill, item: &item, held: held.is_guarded() };
+            settled &= try_one(folder, remotes, known, &path, stats);
+        }
+    }
+    Ok(settled)
 }
 
 /// Whether a path still names this inode. What cannot be looked at is not looked for either.
@@ -108,15 +169,8 @@ fn find(folder: &Folder, wanted: &HashMap<u64, (Task, &Item, &Path)>) -> Result<
 }
 
 /// Mends one file; `false` if it must wait.
-fn try_one(
-    folder: &Folder,
-    remotes: &Remotes,
-    task: Task,
-    item: &Item,
-    at: &RelPath,
-    stats: &mut MendStats,
-) -> bool {
-    match one(folder, remotes, task, item, at, stats) {
+fn try_one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &mut MendStats) -> bool {
+    match one(folder, remotes, known, at, stats) {
         Ok(()) => true,
         Err(e) => {
             stats.waiting.insert(at.clone());
@@ -141,14 +195,17 @@ fn tell(folder: &Folder, stats: &MendStats) {
     }
 }
 
-fn one(
-    folder: &Folder,
-    remotes: &Remotes,
+/// What is known of a file that was left half done.
+#[derive(Clone, Copy)]
+struct Known<'a> {
     task: Task,
-    item: &Item,
-    at: &RelPath,
-    stats: &mut MendStats,
-) -> Result<()> {
+    item: &'a Item,
+    /// Whether its openers wait at the guard.
+    held: bool,
+}
+
+fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &mut MendStats) -> Result<()> {
+    let Known { task, item, held } = known;
     let tree = folder.tree()?;
     // Opened only when bytes have to be compared: a proper stub needs no store.
     let mut content: Option<Content> = None;
@@ -162,7 +219,7 @@ fn one(
         }
         content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
     })?;
-    let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head, held: false };
+    let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head, held };
     match verdict {
         Verdict::Gone => {}
         Verdict::Intact => stats.whole += 1,

@@ -47,4 +47,5 @@ pub mod stash;
 pub mod survey;
 pub mod targets;
 pub mod tiers;
+pub mod trace;
 pub mod when;

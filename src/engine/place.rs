@@ -230,6 +230,7 @@ impl Placer<'_> {
             (State::Full, false) => Ok(Ok(reading)),
             (State::Full, true) => Ok(Ok(reading.unmark()?)),
             (State::Stub(head), _) => Ok(Err(Found::Stub(stat.clone(), head))),
+            (State::Filling(_), _) => Err(Error::Refused(inspect::HALF_FILLED.into())),
             (State::Odd(why), _) => Err(Error::Refused(why)),
         }
     }

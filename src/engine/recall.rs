@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
+use super::mend::{self, MendStats};
 use super::remotes::Remotes;
+use super::trace::{self, Left, Trace};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
@@ -22,8 +24,9 @@ use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
+use crate::local::guard::Guard;
 use crate::local::inode::clear_mark;
-use crate::local::inspect::{State, inspect};
+use crate::local::inspect::{HALF_FILLED, State, inspect};
 use crate::local::root::Root;
 use crate::local::stat::Stat;
 use crate::model::residency::Residency;
@@ -57,6 +60,8 @@ pub struct Recaller {
     stores: RwLock<(Arc<Remotes>, Instant)>,
     /// One connection for rows; other processes write, too.
     folder: Mutex<Folder>,
+    guard: Option<Arc<Guard>>,
+    trace: Mutex<Option<Trace>>,
 }
 
 /// Told how many bytes of the content are there.
@@ -67,7 +72,15 @@ impl Recaller {
     pub fn open(dir: &Path, context: Context) -> Result<Self> {
         let folder = Folder::open(dir, Access::Read, context.clone())?;
         let remotes = Remotes::open_all(&folder)?;
+        let guard = Guard::connect(folder.id).map(Arc::new);
+        let (all, left) = ([RelPath::root()], trace::left(dir)?);
+        if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut MendStats::default())? {
+            trace::clear(dir)?;
+        }
+        let trace = Trace::leave(dir)?;
         Ok(Self {
+            guard,
+            trace: Mutex::new(Some(trace)),
             dir: dir.to_path_buf(),
             context,
             keys: folder.keys.clone(),
@@ -90,10 +103,16 @@ impl Recaller {
 
     /// Fills the stub open as `file`, if it is one.
     pub fn recall(&self, file: File, progress: Progress) -> Result<Recalled> {
-        let stat = Stat::of(&file).map_err(|e| Error::io("inspecting", "a stub", e))?;
-        let head = match inspect(&file, &stat, &self.keys, self.id)? {
+        let mut state = self.look(&file)?;
+        if let State::Filling(_) = state {
+            // Left by a worker that died, and could not be mended when this one began.
+            self.mend(&file)?;
+            state = self.look(&file)?;
+        }
+        let head = match state {
             State::Full => return Ok(Recalled::Full),
             State::Stub(head) => head,
+            State::Filling(_) => return Err(Error::Refused(HALF_FILLED.into())),
             State::Odd(why) => return Err(Error::Refused(why)),
         };
         let remotes = self.remotes();
@@ -105,6 +124,18 @@ impl Recaller {
             }
         }
         Ok(Recalled::Filled(Filled { file, head }))
+    }
+
+    fn look(&self, file: &File) -> Result<State> {
+        let stat = Stat::of(file).map_err(|e| Error::io("inspecting", "a stub", e))?;
+        inspect(file, &stat, &self.keys, self.id)
+    }
+
+    fn mend(&self, file: &File) -> Result<()> {
+        let Some(path) = self.path_of(file) else { return Ok(()) };
+        let folder = self.folder.lock().unwrap_or_else(|e| e.into_inner());
+        let (remotes, stats) = (self.remotes(), &mut MendStats::default());
+        mend::sweep(&folder, &remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
 
     fn fill(&self, remotes: &Remotes, file: &File, head: &StubHead, progress: Progress) -> Result<()> {
@@ -157,6 +188,11 @@ impl Recaller {
         }
         folder.history.put_local(&rows)?;
         folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())
+    }
+
+    /// Ends it, with everything settled: nothing is left to mend.
+    pub fn end(&self) {
+        self.trace.lock().unwrap_or_else(|e| e.into_inner()).take().into_iter().for_each(Trace::end);
     }
 
     /// Where an open file lies in the tree by now.

@@ -20,6 +20,7 @@ use crate::format::stub::{MIN_STUB, StubHead};
 use crate::local::inspect::{State, first_block, inspect};
 use crate::local::root::Access;
 use crate::local::stat::{FileType, Stat};
+use crate::model::entry::Body;
 use crate::model::release::{Needed, compacts, kept_since, releases};
 use crate::model::residency::Residency;
 use crate::store::holds;
@@ -139,6 +140,7 @@ fn look(folder: &Folder, item: &Item, stat: &Stat, needed: &mut Needed) -> Resul
     match inspect(&file, stat, &folder.keys, folder.id)? {
         State::Full => {}
         State::Stub(head) => needed.add(&head.body),
+        State::Filling(mark) => needed.add(&Body { kind: mark.kind, id: mark.body }),
         // Somebody wrote into it; until that is settled its content is needed.
         State::Odd(_) => {
             let head = StubHead::decode(&first_block(&file)?, &folder.keys, folder.id);

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::commit::{self, Settled};
+use super::config::NeedGuard;
 use super::folder::Folder;
 use super::held::{Held, guard_of};
 use super::hold;
@@ -105,6 +106,11 @@ impl Run {
     /// Opens the stores; fails if there are too few for the copies that are required.
     pub fn open(folder: &Folder, copies: Option<usize>) -> Result<Self> {
         folder.tree()?;
+        if folder.config.stash.guard == NeedGuard::Required && guard_of(folder).is_none() {
+            return Err(Error::Refused(
+                "this folder makes no stubs while on-demand access is off (stash.guard); start the guard with: sudo ddr guard DIR, or pass --unguarded".into(),
+            ));
+        }
         let remotes = Remotes::open(folder)?;
         let need = required_copies(folder, &remotes, copies)?;
         Ok(Self { remotes, need, pinned: Pinned::of(folder)? })

@@ -10,9 +10,9 @@ use std::collections::HashSet;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
-use crate::format::stub::MIN_STUB;
+use crate::format::stub::{MIN_STUB, MarkState};
 use crate::history::{Head, LocalRow};
-use crate::local::inspect::{State, inspect};
+use crate::local::inspect::{State, inspect, marked};
 use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen, Skip};
 use crate::local::stat::{FileType, Stat};
@@ -21,6 +21,7 @@ use crate::model::residency::Residency;
 use crate::model::version::winner;
 
 use super::folder::Folder;
+use super::held;
 
 /// How a path differs from what was recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +138,8 @@ fn one(
                 None if folder.unseen => forgotten(folder, &path, &stat)?,
                 known => (compare(tree, &path, &stat, known.as_ref())?, known),
             };
+            let change =
+                if is_recalled(folder, &path, &stat, change, row.as_ref()) { Change::Same } else { change };
             sink(Item { path, stat: Some(stat), row, change })?;
         }
     }
@@ -207,6 +210,17 @@ fn compare(tree: &Root, path: &RelPath, stat: &Stat, row: Option<&LocalRow>) -> 
         return Ok(if same { Change::Same } else { Change::Modified });
     }
     Ok(change)
+}
+
+/// Whether a stub is being filled right now for somebody who opened it: there is nothing to record.
+fn is_recalled(folder: &Folder, path: &RelPath, stat: &Stat, change: Change, row: Option<&LocalRow>) -> bool {
+    let was_stub = row.is_some_and(|row| row.residency == Residency::Stub && row.size == stat.size);
+    if change == Change::Same || !was_stub || held::guard_of(folder).is_none() {
+        return false;
+    }
+    let file = folder.tree().and_then(|tree| tree.open_file(path, Access::Read));
+    let mark = file.and_then(|file| marked(&file)).ok().flatten();
+    mark.is_some_and(|mark| mark.state == MarkState::Filling)
 }
 
 /// The row of a path: what was recorded of it, or seems to be.

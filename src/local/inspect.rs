@@ -22,10 +22,15 @@ pub enum State {
     Full,
     /// A stub of this folder.
     Stub(StubHead),
+    /// Its content is being written back, or was when ddr stopped.
+    Filling(InodeMark),
     /// Neither, why, and what to do: the user's writing into a stub, or damage. Never to be taken in,
     /// never to be filled.
     Odd(String),
 }
+
+/// Why a file that is being filled is left alone.
+pub const HALF_FILLED: &str = "its content is being written back, or was when ddr was interrupted";
 
 /// What the user can do about a stub that something was written into.
 const RESCUE: &str = "to keep what was written, copy it elsewhere; then `rm` it and `ddr restore` it";
@@ -62,8 +67,8 @@ fn judge(
     folder: FolderId,
 ) -> Result<State> {
     let odd = |why: &str| Ok(State::Odd(why.to_string()));
-    if mark.is_some_and(|m| m.state == MarkState::Filling) {
-        return odd("it is half filled: its content was being written back when ddr was interrupted");
+    if let Some(mark) = mark.filter(|mark| mark.state == MarkState::Filling) {
+        return Ok(State::Filling(mark));
     }
     if stub::looks_like_stub(block) {
         return read_stub(file, stat, block, keys, folder);

@@ -47,6 +47,7 @@ struct Worker {
     settings: Mutex<Settings>,
     start: Instant,
     filled: Mutex<Vec<Filled>>,
+    settling: Mutex<()>,
     /// Stubs that somebody had open before they were guarded: he may write at any moment.
     loud: Mutex<HashSet<Inode>>,
 }
@@ -62,6 +63,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         settings: Mutex::new(settings),
         start: Instant::now(),
         filled: Mutex::default(),
+        settling: Mutex::default(),
         loud: Mutex::default(),
     });
     worker.tell(&Frame::new(Verb::Hello))?;
@@ -80,7 +82,9 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     }
     worker.queue.close();
     threads.into_iter().for_each(|thread| drop(thread.join()));
-    worker.settle()
+    worker.settle()?;
+    worker.recaller.end();
+    Ok(())
 }
 
 impl Worker {
@@ -155,6 +159,7 @@ impl Worker {
     }
 
     fn settle(&self) -> Result<()> {
+        let _one_at_a_time = lock(&self.settling);
         let filled = std::mem::take(&mut *lock(&self.filled));
         self.recaller.settle(&filled)
     }
