@@ -62,10 +62,11 @@ fn original() -> Vec<u8> {
 #[test]
 fn overwritten_by_a_redirection() {
     let (shell, said) = after("echo new > report.txt", &["report.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (4 B read)
@@ -78,6 +79,7 @@ fn overwritten_by_a_redirection() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -93,10 +95,11 @@ fn overwritten_by_a_copy_of_another_file() {
     shell.write("../big", &[7; 50_000]);
     shell.ok("cp ../big report.txt");
     let said = shell.transcript(&COMMANDS.join("\n"));
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 341.8 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (48.8 KiB read)
@@ -109,6 +112,7 @@ fn overwritten_by_a_copy_of_another_file() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 341.8 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -122,10 +126,11 @@ fn overwritten_by_a_copy_of_another_file() {
 #[test]
 fn replaced_as_an_editor_saves() {
     let (shell, said) = after("echo new > .new && mv .new report.txt", &["report.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (4 B read)
@@ -138,6 +143,7 @@ fn replaced_as_an_editor_saves() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -150,10 +156,11 @@ fn replaced_as_an_editor_saves() {
 #[test]
 fn i5_appended_to() {
     let (shell, said) = after("echo more >> report.txt", &["report.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing to record
@@ -178,6 +185,7 @@ fn i5_appended_to() {
     $ ddr status
     M report.txt
     folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -212,10 +220,11 @@ fn i5_appended_to() {
 fn i5_edited_in_the_middle() {
     let (shell, said) =
         after("printf XXXX | dd of=report.txt bs=1 seek=50000 conv=notrunc 2>/dev/null", &["report.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing to record
@@ -240,6 +249,7 @@ fn i5_edited_in_the_middle() {
     $ ddr status
     M report.txt
     folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -276,10 +286,11 @@ fn edited_in_place_by_sed() {
 fn its_header_block_replaced_by_other_bytes() {
     let (shell, said) =
         after("head -c 4096 /dev/zero | tr '\\0' x | dd of=report.txt conv=notrunc 2>/dev/null", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (83.0 KiB read)
@@ -292,6 +303,7 @@ fn its_header_block_replaced_by_other_bytes() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -314,10 +326,11 @@ fn truncated() {
 #[test]
 fn emptied() {
     let (shell, said) = after("truncate -s 0 report.txt", &["report.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -330,6 +343,7 @@ fn emptied() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -342,11 +356,12 @@ fn emptied() {
 #[test]
 fn moved_within_the_folder() {
     let (shell, said) = after("mv report.txt photos/moved.txt", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A photos/moved.txt
     D report.txt
     folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read), 1 gone (1 moved)
@@ -359,6 +374,7 @@ fn moved_within_the_folder() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file     83.0 KiB  16aa3119  folder
@@ -377,10 +393,11 @@ fn moved_within_the_folder() {
 #[test]
 fn moved_out_and_back_in() {
     let (shell, said) = after("mv report.txt ../outside", &["../outside"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     D report.txt
     folder: 2 files, 1 stub; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 0 paths (0 B read), 1 gone (0 moved)
@@ -393,6 +410,7 @@ fn moved_out_and_back_in() {
     $ ddr status
     nothing changed since the last commit
     folder: 2 files, 0 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file     83.0 KiB  16aa3119  folder
@@ -408,7 +426,7 @@ fn moved_out_and_back_in() {
          head -n 1 back.txt
          ddr commit",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr history --deleted
     <----- now ---->  83.0 KiB  report.txt
     Bring one back with: ddr restore PATH
@@ -416,6 +434,7 @@ fn moved_out_and_back_in() {
     $ ddr status
     A back.txt
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -437,10 +456,11 @@ fn moved_out_checked_out_and_moved_back() {
     shell.ok("mv report.txt ../outside && ddr commit && mv ../outside report.txt && ddr checkout");
     assert!(shell.read("report.txt") == original());
     shell.ok("ddr commit");
-    insta::assert_snapshot!(shell.transcript("ddr status\nddr history report.txt"), @r"
+    insta::assert_snapshot!(shell.transcript("ddr status\nddr history report.txt"), @"
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file     83.0 KiB  16aa3119  folder
@@ -468,10 +488,11 @@ fn copied() {
         assert_eq!(said, "copy.txt\nreport.txt\n", "{copy}");
     }
     let (_, said) = after("cp report.txt copy.txt", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A copy.txt
     folder: 4 files, 2 stubs; <n> of 459.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -484,6 +505,7 @@ fn copied() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 0 stubs; <n> of 459.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -496,12 +518,13 @@ fn cut_pasted_and_joined() {
         "head -c 5000 report.txt > part; head -c 100 report.txt > bit; cat report.txt note.txt > both",
         &["part", "bit", "both"],
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A bit
     A both
     A part
     folder: 6 files, 2 stubs; <n> of 464.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing to record
@@ -534,6 +557,7 @@ fn cut_pasted_and_joined() {
     A both
     A part
     folder: 6 files, 0 stubs; <n> of 464.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -543,10 +567,11 @@ fn cut_pasted_and_joined() {
 #[test]
 fn touched() {
     let (shell, said) = after("touch -d @1000000000.5 report.txt", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M report.txt
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -559,6 +584,7 @@ fn touched() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -572,10 +598,11 @@ fn touched() {
 #[test]
 fn its_mode_changed() {
     let (shell, said) = after("chmod 640 report.txt", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     P report.txt
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -588,6 +615,7 @@ fn its_mode_changed() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -608,10 +636,11 @@ fn read_only() {
 #[test]
 fn removed() {
     let (shell, said) = after("rm report.txt", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     D report.txt
     folder: 2 files, 1 stub; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 0 paths (0 B read), 1 gone (0 moved)
@@ -624,6 +653,7 @@ fn removed() {
     $ ddr status
     nothing changed since the last commit
     folder: 2 files, 0 stubs; <n> of 293.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file     83.0 KiB  16aa3119  folder
@@ -649,12 +679,13 @@ fn removed() {
 #[test]
 fn linked() {
     let (shell, said) = after("ln report.txt hard; ln -s report.txt soft", &[]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A hard
     T report.txt
     A soft
     folder: 4 files, 2 stubs; <n> of 459.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 2 paths (0 B read)
@@ -667,6 +698,7 @@ fn linked() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 0 stubs; <n> of 459.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -680,11 +712,12 @@ fn of_another_folder() {
     let theirs = other.at("report.txt").display().to_string();
     let line = format!("cp -a {theirs} foreign.txt; cp {theirs} note.txt");
     let (shell, said) = after(&line, &["foreign.txt", "note.txt"]);
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A foreign.txt
     M note.txt
     folder: 4 files, 2 stubs; <n> of 542.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing to record
@@ -714,6 +747,7 @@ fn of_another_folder() {
     A foreign.txt
     M note.txt
     folder: 4 files, 0 stubs; <n> of 542.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder
@@ -727,13 +761,14 @@ fn replaced_by_a_directory_and_the_reverse() {
         "rm report.txt && mkdir report.txt && echo in > report.txt/in; rm -r photos && echo file > photos",
         &["report.txt/in", "photos"],
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     M photos
     D photos/beach.raw
     M report.txt
     A report.txt/in
     folder: 3 files, 0 stubs; <n> of 17 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 3 paths (8 B read), 1 gone (0 moved)
@@ -746,6 +781,7 @@ fn replaced_by_a_directory_and_the_reverse() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 17 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  report.txt/in#1  file  3 B       <id>  folder
@@ -765,13 +801,14 @@ fn i5_the_database_does_not_decide() {
     let written = shell.read("b.raw");
     shell.ok("rm -r .ddr/history.db* ../home/cache");
     let said = shell.transcript(&COMMANDS.join("\n"));
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A b.raw
     A copy.txt
     A link2
     folder: 6 files, 2 stubs; <n> of 752.0 KiB local
     6 paths not compared since history.db was lost; `ddr commit` does that
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     ! ddr: history.db was damaged or missing: rebuilt from the log
     $ ddr commit
@@ -797,6 +834,7 @@ fn i5_the_database_does_not_decide() {
     $ ddr status
     A b.raw
     folder: 6 files, 0 stubs; <n> of 752.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history report.txt
     <----- now ---->  #1  file  83.0 KiB  16aa3119  folder

@@ -46,6 +46,7 @@ fn a_clone_is_the_tree_as_stubs() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store origin: online, <n> free
     $ ddr history | sort
     <----- now ---->  empty#1             dir   -          -         folder
@@ -64,6 +65,7 @@ fn a_clone_is_the_tree_as_stubs() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store origin: online, <n> free
     $ ddr remote list
     origin  online  /r/store
@@ -144,13 +146,14 @@ fn the_first_clone_may_come_before_the_first_stash() {
     let shell = Shell::with_store();
     let two = shell.other("two");
     let said = two.transcript("ddr clone ../../store .\nddr ls\nddr status");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr clone ../../store .
     cloned into /r/two/folder: 0 paths, of them 0 stubs (0 B); 0 B written
     $ ddr ls
     $ ddr status
     nothing changed since the last commit
     folder: 0 files, 0 stubs; <n> of 0 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store origin: online, <n> free
     ");
     shell.ok("ddr commit");
@@ -235,7 +238,7 @@ fn moves_place_nothing_anew() {
          ddr stash .
          ddr ls moved",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     D full.raw
     A moved
@@ -247,6 +250,7 @@ fn moves_place_nothing_anew() {
     D photos/beach.raw
     D report.txt
     folder: 4 files, 0 stubs; <n> of 864.3 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 5 paths (488.3 KiB read), 4 gone (3 moved)
@@ -303,7 +307,7 @@ fn deleted_files_come_back_with_their_mode_and_time() {
          ddr history --deleted
          ddr status",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ rm -r report.txt photos link empty
     $ ddr commit -m cleared
     recorded 0 paths (0 B read), 5 gone (0 moved)
@@ -329,6 +333,7 @@ fn deleted_files_come_back_with_their_mode_and_time() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     ");
     let no_dirs =

@@ -41,6 +41,7 @@ fn a_folder_begins() {
     A photos/beach.raw
     A report.txt
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr ls
     dir   -         -  empty/
@@ -66,6 +67,7 @@ fn a_folder_begins() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr history | sort
     <----- now ---->  empty#1             dir   -          -         folder  "as found"
@@ -117,6 +119,7 @@ fn a_folder_begins_for_programs() {
     {"deleted":0,"moved":0,"problems":0,"read_bytes":<n>,"recorded":6,"type":"commit","unsaved":false}
     $ ddr status --json
     {"changed":0,"files":3,"folder":"<id>","local_bytes":<n>,"logical_bytes":385009,"name":"folder","stubs":0,"type":"status","unseen":0}
+    {"on":false,"type":"on-demand"}
     $ ddr history --json note.txt
     {"content":"eebf0db75f5e2418575b7af93a76af91106ce7b09f2c2fb769d9aa0bb2b50058","message":"as found","moved_from":null,"moved_to":null,"n":1,"path":"note.txt","peer":"folder","saved":true,"size":9,"time":<n>,"type":"version","what":"file"}
     "#);
@@ -216,7 +219,7 @@ fn a_remote_that_stubs_need_is_not_removed_by_the_way() {
          ddr remote add disk2 ../../store --same-disk
          ddr checkout report.txt",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr remote remove disk2
     ! ddr: refused: 2 stubs here may need disk2; check them out first, or add --force
     [exit 4]
@@ -231,6 +234,7 @@ fn a_remote_that_stubs_need_is_not_removed_by_the_way() {
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
     some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr remote add disk2 ../../store --same-disk
     added remote disk2: /r/store
@@ -251,7 +255,7 @@ fn contents_of_a_removed_remote_come_home_with_the_next_commit() {
          ddr status
          ddr whereis report.txt",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr commit
     recorded 6 paths (376.0 KiB read)
     $ ddr remote remove disk2
@@ -260,12 +264,14 @@ fn contents_of_a_removed_remote_come_home_with_the_next_commit() {
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
     some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr commit
     nothing new to record (376.0 KiB read)
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr whereis report.txt
     report.txt: 83.0 KiB, full here
@@ -298,7 +304,7 @@ fn stash_and_checkout() {
          ddr checkout
          head -n 2 report.txt",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr stash -n .
     would stash 2 files (376.0 KiB), freeing <n>; 1 placed but small, kept here
     $ ddr stash note.txt
@@ -331,6 +337,7 @@ fn stash_and_checkout() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ head -n 2 report.txt
     This is a ddr stub: the content of this file is kept elsewhere.
@@ -397,6 +404,7 @@ fn stash_and_checkout_for_programs() {
     {"content":"16aa3119700247c749c2bbf41f23abda887f0d3014b020bac1f11f270743b816","copies":1,"local_bytes":<n>,"mtime":1704164645,"path":"report.txt","pinned":false,"residency":"stub","size":85000,"type":"file"}
     $ ddr status --json
     {"changed":0,"files":3,"folder":"<id>","local_bytes":<n>,"logical_bytes":385009,"name":"folder","stubs":2,"type":"status","unseen":0}
+    {"on":false,"type":"on-demand"}
     {"bytes_behind":null,"contents_behind":null,"entries_behind":0,"free_bytes":<n>,"name":"disk2","online":true,"type":"store"}
     $ ddr du --json -s
     {"local_bytes":<n>,"logical_bytes":385009,"path":".","type":"usage"}
@@ -549,11 +557,13 @@ fn increment_is_commit() {
     P report.txt
     A vacant
     folder: 3 files, 0 stubs; <n> of 83.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr status note.txt photos
     M note.txt
     D photos/beach.raw
     folder: 1 file, 0 stubs; <n> of 14 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit -n
     D empty
@@ -910,7 +920,7 @@ fn settings() {
     !   |
     ! 8 | min_sice = "1MiB"
     !   | ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`, `guard`
     [exit 2]
     $ ddr config unset stash.min_size
     $ ddr config unset stash.min_size
@@ -946,14 +956,14 @@ fn a_mistake_in_the_settings_is_shown_with_its_place() {
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`, `guard`
     [exit 2]
     $ ddr stash .
     ! ddr: /r/one/folder/.ddr/config.toml: TOML parse error at line 3, column 3
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`, `guard`
     [exit 2]
     $ ddr config path
     /r/one/folder/.ddr/config.toml
@@ -964,7 +974,7 @@ fn a_mistake_in_the_settings_is_shown_with_its_place() {
     !   |
     ! 3 |   min_sice = "1MiB"
     !   |   ^^^^^^^^
-    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`
+    ! unknown field `min_sice`, expected one of `min_size`, `copies`, `verify_every`, `keep_deleted`, `guard`
     [exit 2]
     $ ddr config unset stash.min_sice
     $ ddr config set stash.copies 1
@@ -1016,7 +1026,7 @@ fn words_the_program_does_not_know() {
 fn help() {
     let shell = Shell::new();
     let said = shell.transcript("ddr help\nddr stash --help\nddr help remote add\nddr help nope");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr help
     Keep every file's name, size and date where you work; keep its bytes where there is room
 
@@ -1035,6 +1045,8 @@ fn help() {
       unpin        Let pinned files go again
       policy       Show or check policies, and what they would do
       why          Explain one file: last use, rule, copies, verdict
+      guard        Bring stubs back when they are opened; needs root
+      recalls      Show who waits for which stub, or let one wait no longer
       commit       Record what changed and place it on a store
       status       Show what changed, and how much is local
       ls           List files with residency and copies
@@ -1081,6 +1093,7 @@ fn help() {
           --copies <N>       Copies to insist on before freeing (default: one on every remote)
           --json             One JSON object per line on stdout
       -q, --quiet            Print only problems and errors
+          --unguarded        Make stubs even while nothing brings them back when they are opened
           --color <WHEN>     When to use colour: auto, always, never [default: auto] [possible values:
                              auto, always, never]
           --wait <DURATION>  How long to wait for another ddr that works on the folder [default: 5s]

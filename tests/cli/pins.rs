@@ -48,6 +48,7 @@ fn pinned_files_come_and_stay() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 1 stub; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     pinned: photos
     store disk2: online, <n> free
     $ ddr stash photos/beach.raw
@@ -74,7 +75,7 @@ fn pinned_files_come_and_stay() {
          ddr unpin photos
          ddr stash pictures",
     );
-    insta::assert_snapshot!(said, @r#"
+    insta::assert_snapshot!(said, @"
     $ mv photos pictures
     $ ddr status
     D photos
@@ -86,6 +87,7 @@ fn pinned_files_come_and_stay() {
     A pictures/new
     A pictures/new/hill.raw
     folder: 4 files, 1 stub; <n> of 424.8 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     pinned: photos (nothing is there)
     store disk2: online, <n> free
     $ ddr unpin -n photos
@@ -97,7 +99,7 @@ fn pinned_files_come_and_stay() {
     [exit 1]
     $ ddr stash pictures
     stashed 2 files (341.8 KiB), freeing <n>
-    "#);
+    ");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn paths_count_from_where_the_user_is() {
          ddr stash $PWD/photos/2024/a.raw photos/2024/../2024
          ddr ls photos/2024",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ cd photos && ddr status
     A empty
     A link
@@ -34,6 +34,7 @@ fn paths_count_from_where_the_user_is() {
     A photos/beach.raw
     A report.txt
     folder: 4 files, 0 stubs; <n> of 415.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ cd photos && ddr stash beach.raw
     stashed 1 file (293.0 KiB), freeing <n>
@@ -127,7 +128,7 @@ fn paths_that_are_not_the_folders() {
          cd .ddr && ddr status
          cd .ddr/store && ddr checkout",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr ls ..
     ! ddr: .. is outside of the folder /r/one/folder
     [exit 2]
@@ -163,6 +164,7 @@ fn paths_that_are_not_the_folders() {
     $ cd .ddr && ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ cd .ddr/store && ddr checkout
     ! ddr: path .ddr/store: `.ddr` is ddr's own directory

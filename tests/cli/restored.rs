@@ -45,13 +45,14 @@ fn put_back_from_an_older_copy() {
          ddr history note.txt
          ddr history later.raw",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A later.raw
     D link
     M note.txt
     T photos/beach.raw
     folder: 4 files, 2 stubs; <n> of 473.6 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing new to record (293.0 KiB read)
@@ -59,6 +60,7 @@ fn put_back_from_an_older_copy() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 2 stubs; <n> of 473.6 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr ls
     dir   -         -  empty/
@@ -218,7 +220,7 @@ fn a_lost_database_is_said_and_nothing_is_shown_as_new() {
     M note.txt
     folder: 3 files, 1 stub; <n> of 376.0 KiB local
     5 paths not compared since history.db was lost; `ddr commit` does that
-    store disk2: online, <n> free
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     ! ddr: history.db was damaged or missing: rebuilt from the log
     $ ddr ls
     dir   -         -  empty/
@@ -252,9 +254,9 @@ fn a_damaged_own_log_is_taken_from_the_store() {
     let before = shell.ok("ddr debug state-hash");
     shell.ok("rm -r .ddr/store/log .ddr/history.db* && mkdir -m 700 .ddr/store/log");
     let said = shell.transcript("ddr status | tail -n 2\nddr commit\nddr checkout\nddr fsck");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status | tail -n 2
-    folder: 3 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     nothing new to record (9 B read)

@@ -176,7 +176,7 @@ fn hard_links_are_placed_and_stay() {
     let shell = Shell::with_store();
     shell.ok("ln report.txt photos/hard");
     let said = shell.transcript("ddr stash .\nddr ls . photos\nddr stash .\nddr status");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr stash .
     stashed 1 file (293.0 KiB), freeing <n>; 1 placed but small, kept here
     ! photos/hard: refused: placed, but not stashed: it has 2 hard links
@@ -198,6 +198,7 @@ fn hard_links_are_placed_and_stay() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 1 stub; <n> of 459.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     ");
     let (a, b) = (fs::metadata(shell.at("report.txt")), fs::metadata(shell.at("photos/hard")));
@@ -253,7 +254,7 @@ fn ignored_files_are_silent_and_never_deletions() {
          ddr commit
          ddr history note.txt",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     A .ddrignore
     A empty
@@ -264,6 +265,7 @@ fn ignored_files_are_silent_and_never_deletions() {
     A photos/.ddrignore
     A report.txt
     folder: 5 files, 0 stubs; <n> of 83.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 8 paths (83.0 KiB read)
@@ -283,6 +285,7 @@ fn ignored_files_are_silent_and_never_deletions() {
     $ ddr status
     M .ddrignore
     folder: 3 files, 0 stubs; <n> of 34 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (26 B read)
@@ -305,6 +308,7 @@ fn ignored_files_are_silent_and_never_deletions() {
     D photos/.ddrignore
     A photos/beach.raw
     folder: 6 files, 1 stub; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 5 paths (293.0 KiB read), 2 gone (0 moved)
@@ -324,10 +328,11 @@ fn symlinks_are_kept_as_they_are() {
     let list = "find . -name .ddr -prune -o -type l -printf '%P %m %T@ %l\\n' | sort | sha256sum";
     assert_eq!(two.ok(list), shell.ok(list));
     shell.ok("ln -sfn elsewhere dangling");
-    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr history dangling\nddr restore 'dangling#1'\nreadlink dangling"), @r"
+    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr history dangling\nddr restore 'dangling#1'\nreadlink dangling"), @"
     $ ddr status
     M dangling
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 1 path (0 B read)
@@ -349,7 +354,7 @@ fn replaced_and_removed_between_commits() {
     shell.ok("ddr commit");
     shell.ok("rm -r tree && echo file > tree && rm note.txt && mkdir note.txt && echo in > note.txt/in");
     shell.ok("rm link && mkdir link && rmdir empty && ln -s photos empty");
-    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr status"), @r"
+    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr status"), @"
     $ ddr status
     M empty
     M link
@@ -360,16 +365,18 @@ fn replaced_and_removed_between_commits() {
     D tree/b
     D tree/b/c
     folder: 4 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 5 paths (8 B read), 3 gone (0 moved)
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     ");
     shell.ok("rm tree && mkdir -p tree/b && echo c2 > tree/b/c && rm -r note.txt && echo note > note.txt");
-    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr status\nddr history tree/b/c\nddr history tree"), @r"
+    insta::assert_snapshot!(shell.transcript("ddr status\nddr commit\nddr status\nddr history tree/b/c\nddr history tree"), @"
     $ ddr status
     M note.txt
     D note.txt/in
@@ -377,12 +384,14 @@ fn replaced_and_removed_between_commits() {
     A tree/b
     A tree/b/c
     folder: 4 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr commit
     recorded 4 paths (8 B read), 1 gone (0 moved)
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 0 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history tree/b/c
     <----- now ---->  #1  file     1 B  ea7aa1fc  folder
@@ -431,12 +440,13 @@ fn what_an_ordinary_user_cannot_read_is_not_deleted() {
         said += &shell.plain(&format!("$ {line}\n{}{}", output.stdout, output.stderr));
     }
     shell.ok("chmod 755 closed photos && chmod 644 note.txt");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     P closed
     P note.txt
     P photos
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     closed: listing /r/one/folder/closed: Permission denied (os error 13)
     ddr: 1 file had problems

@@ -28,7 +28,7 @@ fn a_folder_inside_a_folder() {
          ddr init ..
          cd .. && ddr status",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr init photos
     ! ddr: refused: /r/one/folder/photos lies inside the ddr folder /r/one/folder; a folder inside a folder would be kept twice
     [exit 4]
@@ -50,6 +50,7 @@ fn a_folder_inside_a_folder() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     ! inner: refused: a ddr folder of its own, left alone
     ! ddr: 1 file had problems
@@ -74,6 +75,7 @@ fn a_folder_inside_a_folder() {
     $ ddr -C inner status
     nothing changed since the last commit
     own: 0 files, 0 stubs; <n> of 0 B local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     $ ddr init ..
     ddr looks after /r/one now (folder <id>)
@@ -90,6 +92,7 @@ fn a_folder_inside_a_folder() {
     A home/state/ddr/instances
     A home/state/ddr/instances/<id>-<id>.toml
     one: 3 files, 0 stubs; <n> of 20.1 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     ! folder: refused: a ddr folder of its own, left alone
     ! ddr: 1 file had problems
@@ -161,7 +164,7 @@ fn a_store_of_another_folder() {
          mv ../../store ../../other && mv ../../set-aside ../../store
          ddr checkout",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr -C ../second remote add disk2 ../../store --same-disk
     ! ddr: refused: /r/store is a store of another folder (store)
     [exit 4]
@@ -175,6 +178,7 @@ fn a_store_of_another_folder() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     ! ddr: refused: disk2 is a store of another folder (other)
     [exit 4]
     $ ddr stash .
@@ -199,10 +203,11 @@ fn formats_of_the_future() {
     shell.ok("chmod u+w ../../store/store/folder");
     std::fs::write(&object, head.encode()).expect("sandbox file");
     let said = shell.transcript("ddr status\nddr checkout\nddr stash .\nddr clone ../../store ../clone");
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     ! ddr: unsupported: disk2: this store has format 2, this ddr reads up to 1; use a newer ddr
     [exit 1]
     $ ddr checkout
@@ -259,7 +264,7 @@ fn a_folder_without_its_file_is_no_empty_folder() {
          mv ../aside .ddr/keys
          ddr checkout",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ mv .ddr/folder.toml ../aside
     $ ddr status
     ! ddr: no ddr folder at or above /r/one/folder
@@ -276,6 +281,7 @@ fn a_folder_without_its_file_is_no_empty_folder() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ mv .ddr/keys ../aside
     $ ddr status
@@ -315,7 +321,7 @@ fn a_second_process_says_who_holds_the_lock() {
          ddr history note.txt
          ddr whereis note.txt",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr --wait 0s commit
     ! ddr: locked by pid <n>: ddr stash
     !      wait for it to finish, or pass --wait 1m
@@ -356,6 +362,7 @@ fn a_second_process_says_who_holds_the_lock() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr ls
     dir   -         -  empty/
@@ -421,6 +428,7 @@ fn two_folders_share_a_store() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history two.txt
     <----- now ---->  #1  file  9 B  <id>  folder  "from two"
@@ -489,11 +497,12 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
          ddr whereis new.txt
          ddr checkout",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ mv ../../store ../../away
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: offline: /r/store does not exist (is its disk mounted?)
     $ ddr ls
     dir   -         -  empty/
@@ -558,6 +567,7 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     nothing changed since the last commit
     folder: 4 files, 2 stubs; <n> of 376.0 KiB local
     some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: offline: /r/store holds no store (is its disk mounted?), missed up to 1 content (5 B)
     $ ddr history new.txt
     <----- now ---->  #1  file  5 B  <id>  folder  on no reachable store
@@ -570,6 +580,7 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     $ ddr status
     nothing changed since the last commit
     folder: 4 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     $ ddr history new.txt
     <----- now ---->  #1  file  5 B  <id>  folder
