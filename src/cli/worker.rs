@@ -43,6 +43,7 @@ fn settings(config: &RecallConfig) -> Result<Settings> {
     Ok(Settings {
         parallel: config.parallel.unwrap_or(4),
         slow: units::parse_duration(slow)?,
+        ahead: config.ahead.as_deref().map_or(Ok(0), units::parse_size)?,
         manners: Manners::new(rules.collect::<Result<_>>()?, limit),
     })
 }

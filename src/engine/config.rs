@@ -126,6 +126,8 @@ pub struct RecallConfig {
     pub burst: Option<usize>,
     /// How long a slowed opener waits beforehand (`250ms`).
     pub slow: Option<String>,
+    /// Bytes of neighbours that are fetched ahead of a file, when there is nothing else to do (0).
+    pub ahead: Option<String>,
     /// `[[recall.rule]]`: the first that fits decides.
     pub rule: Vec<RecallRule>,
 }

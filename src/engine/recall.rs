@@ -5,14 +5,16 @@
 //! `engine::mend` finishes or undoes. Takes no folder lock, so that a command at work never makes an
 //! opener wait. Does not know who opens, nor why.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
 use super::mend::{self, MendStats};
+use super::related::related;
 use super::remotes::Remotes;
 use super::trace::{self, Left, Trace};
 use crate::base::error::{Error, Result};
@@ -27,8 +29,9 @@ use crate::local::fill::{Filling, between};
 use crate::local::guard::Guard;
 use crate::local::inode::clear_mark;
 use crate::local::inspect::{HALF_FILLED, State, inspect};
-use crate::local::root::Root;
+use crate::local::root::{Access as RootAccess, Root};
 use crate::local::stat::Stat;
+use crate::model::related::Neighbour;
 use crate::model::residency::Residency;
 
 /// How often stores are opened anew at most, when they fail.
@@ -62,6 +65,8 @@ pub struct Recaller {
     folder: Mutex<Folder>,
     guard: Option<Arc<Guard>>,
     trace: Mutex<Option<Trace>>,
+    /// Inodes that are full and still carry the mark of their filling.
+    unsettled: Mutex<HashSet<u64>>,
 }
 
 /// Told how many bytes of the content are there.
@@ -81,6 +86,7 @@ impl Recaller {
         Ok(Self {
             guard,
             trace: Mutex::new(Some(trace)),
+            unsettled: Mutex::default(),
             dir: dir.to_path_buf(),
             context,
             keys: folder.keys.clone(),
@@ -101,10 +107,13 @@ impl Recaller {
         &self.tree
     }
 
-    /// Fills the stub open as `file`, if it is one.
+    /// Fills the stub open as `file`, if it is one; at most one call at a time for one file.
     pub fn recall(&self, file: File, progress: Progress) -> Result<Recalled> {
         let mut state = self.look(&file)?;
         if let State::Filling(_) = state {
+            if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) {
+                return Ok(Recalled::Full);
+            }
             // Left by a worker that died, and could not be mended when this one began.
             self.mend(&file)?;
             state = self.look(&file)?;
@@ -123,6 +132,7 @@ impl Recaller {
                 None => return Err(e),
             }
         }
+        lock(&self.unsettled).extend(inode(&file));
         Ok(Recalled::Filled(Filled { file, head }))
     }
 
@@ -133,7 +143,7 @@ impl Recaller {
 
     fn mend(&self, file: &File) -> Result<()> {
         let Some(path) = self.path_of(file) else { return Ok(()) };
-        let folder = self.folder.lock().unwrap_or_else(|e| e.into_inner());
+        let folder = lock(&self.folder);
         let (remotes, stats) = (self.remotes(), &mut MendStats::default());
         mend::sweep(&folder, &remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
@@ -178,10 +188,13 @@ impl Recaller {
             return Ok(());
         }
         disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
-        let mut folder = self.folder.lock().unwrap_or_else(|e| e.into_inner());
+        let mut folder = lock(&self.folder);
         let mut rows = Vec::new();
         for one in filled {
             clear_mark(&one.file)?;
+            if let Some(ino) = inode(&one.file) {
+                lock(&self.unsettled).remove(&ino);
+            }
             if let Some(path) = self.path_of(&one.file) {
                 rows.extend(row(&folder, &path, one)?);
             }
@@ -190,9 +203,18 @@ impl Recaller {
         folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())
     }
 
+    /// Stubs beside an open file that its reader may want next, of at most `budget` bytes in all.
+    pub fn neighbours(&self, file: &File, budget: u64) -> Result<Vec<(File, u64)>> {
+        let Some(path) = self.path_of(file) else { return Ok(Vec::new()) };
+        let near = related(&lock(&self.folder), &[path], budget)?;
+        let open =
+            |near: Neighbour| Some((self.tree.open_file(&near.path, RootAccess::Read).ok()?, near.size));
+        Ok(near.into_iter().filter_map(open).collect())
+    }
+
     /// Ends it, with everything settled: nothing is left to mend.
     pub fn end(&self) {
-        self.trace.lock().unwrap_or_else(|e| e.into_inner()).take().into_iter().for_each(Trace::end);
+        lock(&self.trace).take().into_iter().for_each(Trace::end);
     }
 
     /// Where an open file lies in the tree by now.
@@ -202,6 +224,16 @@ impl Recaller {
         let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
         RelPath::new(name.strip_prefix(self.tree.path()).ok()?.as_os_str().as_bytes()).ok()
     }
+}
+
+/// Its inode number; one folder lies on one file system.
+fn inode(file: &File) -> Option<u64> {
+    rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread leaves is a whole value.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// The row of a file that was filled, unless history knows it as something else by now.

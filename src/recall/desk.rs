@@ -12,14 +12,16 @@ use crate::base::id::FolderId;
 pub type Inode = (u64, u64);
 /// A connection to the guard.
 pub type Client = u64;
+/// Whose worker fills a file: its user's, of this folder.
+pub type Home = (u32, FolderId);
 
 /// An opener that waits.
 #[derive(Debug)]
 pub struct Ticket<E> {
     /// The file.
     pub inode: Inode,
-    /// The folder it belongs to.
-    pub folder: FolderId,
+    /// Whose worker is asked.
+    pub home: Home,
     /// When it came, in milliseconds.
     pub since: u64,
     /// Whether a worker has it in hand.
@@ -30,7 +32,7 @@ pub struct Ticket<E> {
 
 #[derive(Debug)]
 struct Marked {
-    folder: FolderId,
+    home: Home,
     holders: Vec<Client>,
 }
 
@@ -64,18 +66,18 @@ impl<E> Desk<E> {
     }
 
     /// A file is guarded from now on; with `holder` its openers wait for that client.
-    pub fn mark(&mut self, inode: Inode, folder: FolderId, holder: Option<Client>) {
-        let entry = self.marked.entry(inode).or_insert_with(|| Marked { folder, holders: Vec::new() });
-        entry.folder = folder;
+    pub fn mark(&mut self, inode: Inode, home: Home, holder: Option<Client>) {
+        let entry = self.marked.entry(inode).or_insert_with(|| Marked { home, holders: Vec::new() });
+        entry.home = home;
         entry.holders.extend(holder);
     }
 
     /// Ends one hold; what may be asked now. `still` is false where the file is no stub any more.
     pub fn release(&mut self, inode: Inode, client: Client, still: bool) -> Vec<u64> {
         let Some(entry) = self.marked.get_mut(&inode) else { return Vec::new() };
-        if let Some(at) = entry.holders.iter().position(|holder| *holder == client) {
-            entry.holders.remove(at);
-        }
+        // Who holds nothing has nothing to let go.
+        let Some(at) = entry.holders.iter().position(|holder| *holder == client) else { return Vec::new() };
+        entry.holders.remove(at);
         if !entry.holders.is_empty() {
             return Vec::new();
         }
@@ -92,6 +94,11 @@ impl<E> Desk<E> {
         }
     }
 
+    /// Whether somebody waits for it.
+    pub fn is_wanted(&self, inode: Inode) -> bool {
+        self.tickets.values().any(|ticket| ticket.inode == inode)
+    }
+
     /// Whether somebody holds it.
     pub fn is_held(&self, inode: Inode) -> bool {
         self.marked.get(&inode).is_some_and(|entry| !entry.holders.is_empty())
@@ -100,10 +107,10 @@ impl<E> Desk<E> {
     /// Somebody opens a file.
     pub fn event(&mut self, inode: Inode, now: u64, event: E) -> Verdict<E> {
         let Some(entry) = self.marked.get(&inode) else { return Verdict::Allow(event) };
-        let (folder, free) = (entry.folder, entry.holders.is_empty());
+        let (home, free) = (entry.home, entry.holders.is_empty());
         let number = self.next;
         self.next += 1;
-        self.tickets.insert(number, Ticket { inode, folder, since: now, asked: false, event });
+        self.tickets.insert(number, Ticket { inode, home, since: now, asked: false, event });
         Verdict::Wait(number, free)
     }
 
@@ -161,15 +168,15 @@ impl<E> Desk<E> {
         (freed, unasked)
     }
 
-    /// A folder's worker is gone: nothing is in hand any more.
-    pub fn worker_gone(&mut self, folder: FolderId) {
-        let theirs = self.tickets.values_mut().filter(|ticket| ticket.folder == folder);
+    /// A worker is gone: nothing is in hand any more.
+    pub fn worker_gone(&mut self, home: Home) {
+        let theirs = self.tickets.values_mut().filter(|ticket| ticket.home == home);
         theirs.for_each(|ticket| ticket.asked = false);
     }
 
-    /// What a folder's new worker is to be asked.
-    pub fn for_worker(&self, folder: FolderId) -> Vec<u64> {
-        self.unasked(|ticket| ticket.folder == folder)
+    /// What a new worker is to be asked.
+    pub fn for_worker(&self, home: Home) -> Vec<u64> {
+        self.unasked(|ticket| ticket.home == home)
     }
 
     fn unasked(&self, fits: impl Fn(&Ticket<E>) -> bool) -> Vec<u64> {
@@ -184,7 +191,7 @@ impl<E> Desk<E> {
 mod tests {
     use super::*;
 
-    const FOLDER: FolderId = FolderId([1; 16]);
+    const HOME: Home = (7, FolderId([1; 16]));
     const FILE: Inode = (1, 2);
 
     #[test]
@@ -195,9 +202,9 @@ mod tests {
     #[test]
     fn openers_of_a_held_file_wait_and_are_asked_about_when_it_is_released() {
         let mut desk = Desk::default();
-        desk.mark(FILE, FOLDER, Some(7));
+        desk.mark(FILE, HOME, Some(7));
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, false));
-        assert!(desk.ask(1).is_none() && desk.for_worker(FOLDER).is_empty());
+        assert!(desk.ask(1).is_none() && desk.for_worker(HOME).is_empty());
         assert_eq!(desk.release(FILE, 7, true), [1]);
         assert!(desk.ask(1).is_some());
         assert_eq!(desk.end(1).map(|ticket| ticket.event), Some('a'));
@@ -207,29 +214,38 @@ mod tests {
     #[test]
     fn a_hold_ends_with_its_client_and_two_holds_with_the_second() {
         let mut desk = Desk::default();
-        desk.mark(FILE, FOLDER, Some(7));
-        desk.mark(FILE, FOLDER, Some(8));
+        desk.mark(FILE, HOME, Some(7));
+        desk.mark(FILE, HOME, Some(8));
         desk.event(FILE, 0, 'a');
         assert_eq!(desk.gone(7), (vec![], vec![]));
         assert_eq!(desk.gone(8), (vec![FILE], vec![1]));
     }
 
     #[test]
+    fn who_does_not_hold_a_file_cannot_let_it_go() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, HOME, None);
+        assert!(desk.release(FILE, 9, false).is_empty());
+        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
+    }
+
+    #[test]
     fn what_a_dead_worker_had_in_hand_is_asked_anew() {
         let mut desk = Desk::default();
-        desk.mark(FILE, FOLDER, None);
+        desk.mark(FILE, HOME, None);
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.ask(1).is_some());
         assert!(desk.ask(1).is_none());
-        desk.worker_gone(FOLDER);
-        assert_eq!(desk.for_worker(FOLDER), [1]);
+        desk.worker_gone(HOME);
+        assert_eq!(desk.for_worker(HOME), [1]);
         assert!(desk.ask(1).is_some());
     }
 
     #[test]
     fn a_file_that_is_full_again_is_forgotten_but_not_while_it_is_held() {
         let mut desk = Desk::default();
-        desk.mark(FILE, FOLDER, Some(7));
+        desk.mark(FILE, HOME, Some(7));
         desk.forget(FILE);
         assert_eq!(desk.marked(), 1);
         desk.release(FILE, 7, false);

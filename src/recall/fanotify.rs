@@ -1,7 +1,7 @@
 //! The kernel's permission events: a group, marks on inodes, events read, answers written.
 //!
-//! Promises that an event's descriptor stays open until it was answered, since the kernel knows events
-//! by that number. The format is that of fanotify(7); what is decided about an event is not known
+//! Promises that an event's descriptor stays open until it was answered (or no other can get its
+//! number), since the kernel knows events by that number. The format is that of fanotify(7); what is decided about an event is not known
 //! here.
 
 use std::ffi::CString;
@@ -126,6 +126,14 @@ impl Group {
     /// Lets an opener in.
     pub fn allow(&self, event: &Event) {
         let _ = self.write(event.file.as_raw_fd(), libc::FAN_ALLOW);
+    }
+
+    /// Lets an opener in after closing the event's descriptor, which would keep it from taking a lease.
+    /// Only for the thread that reads events: until it reads again, no event gets that number anew.
+    pub fn allow_at_once(&self, event: Event) {
+        let number = event.file.as_raw_fd();
+        drop(event);
+        let _ = self.write(number, libc::FAN_ALLOW);
     }
 
     /// Refuses with an errno; one that the kernel does not take becomes EPERM.

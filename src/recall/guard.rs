@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
-use super::desk::{Client, Desk, Inode, Verdict};
+use super::desk::{Client, Desk, Home, Inode, Ticket, Verdict};
 use super::fanotify::{Event, Group};
-use super::opener::{Opener, belongs, truncates};
+use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::units::count;
@@ -45,7 +45,15 @@ struct Waiter {
 /// A folder's worker.
 struct Worker {
     socket: Arc<OwnedFd>,
-    user: u32,
+    /// The folder's root, as the worker sees it.
+    root: Option<OwnedFd>,
+}
+
+/// Somebody who was let in to throw a file's content away, and may not have done so yet.
+struct Truncating {
+    inode: Inode,
+    thread: i32,
+    since: u64,
 }
 
 #[derive(Default)]
@@ -53,7 +61,8 @@ struct State {
     desk: Desk<Waiter>,
     /// Files that clients hold, to change their marks when they are released.
     held: HashMap<Inode, OwnedFd>,
-    workers: HashMap<FolderId, Worker>,
+    workers: HashMap<Home, Worker>,
+    truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
     processes: HashMap<Client, i32>,
 }
@@ -110,22 +119,25 @@ impl Guard {
     }
 
     fn opened(&self, event: Event) {
-        let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.allow(&event) };
+        let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.allow_at_once(event) };
         let inode = inode_of(&stat);
         let mut state = self.state();
         if state.processes.values().any(|process| belongs(event.thread, *process)) {
-            return self.group.allow(&event);
+            return self.group.allow_at_once(event);
         }
-        // Who throws the content away need not wait for it.
-        if event.opens && !state.desk.is_held(inode) && truncates(event.thread) {
-            return self.group.allow(&event);
+        // Who throws the content away need not wait for it, unless it is on its way already.
+        let alone = !state.desk.is_held(inode) && !state.desk.is_wanted(inode);
+        if event.opens && alone && truncates(event.thread) {
+            let (thread, since) = (event.thread, self.now());
+            state.truncating.push(Truncating { inode, thread, since });
+            return self.group.allow_at_once(event);
         }
         let opener = Opener::of(event.thread);
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
         match state.desk.event(inode, self.now(), waiter) {
             Verdict::Allow(waiter) => {
                 let _ = self.group.unmark(&waiter.event.file);
-                self.group.allow(&waiter.event);
+                self.group.allow_at_once(waiter.event);
             }
             Verdict::Wait(number, true) => self.ask(&mut state, &[number]),
             Verdict::Wait(_, false) => {}
@@ -135,55 +147,63 @@ impl Guard {
     /// Asks workers about tickets; what none can take now is asked later.
     fn ask(&self, state: &mut State, numbers: &[u64]) {
         for number in numbers {
-            let State { desk, workers, .. } = state;
-            let Some(ticket) = desk.ask(*number) else { continue };
-            let Some(worker) = workers.get(&ticket.folder) else {
-                desk.unask(*number);
-                continue;
-            };
-            let waiter = &ticket.event;
-            let owner = rustix::fs::fstat(&waiter.event.file).map_or(u32::MAX, |stat| stat.st_uid);
-            if worker.user != 0 && owner != worker.user {
-                // Given away since it was marked: not the worker's to see.
-                let (inode, ended) = (ticket.inode, desk.end(*number));
-                desk.forget(inode);
-                ended.into_iter().for_each(|ticket| {
-                    let _ = self.group.unmark(&ticket.event.event.file);
-                    self.group.allow(&ticket.event.event);
-                });
-                continue;
-            }
-            let frame = Frame {
-                flag: waiter.event.opens.into(),
-                code: waiter.event.thread,
-                ticket: *number,
-                folder: ticket.folder,
-                number: waiter.total,
-                other: waiter.opener.user.into(),
-                text: waiter.opener.program.clone().into_bytes(),
-                ..Frame::new(Verb::Ask)
-            };
-            let sent = try_send(worker.socket.as_fd(), &frame, &[waiter.event.file.as_fd()]);
-            if sent.is_err() {
-                desk.unask(*number);
+            if self.show(state, *number).is_none() {
+                state.desk.unask(*number);
             }
         }
+    }
+
+    /// Shows a ticket to its worker; `None` if that is not possible now.
+    fn show(&self, state: &mut State, number: u64) -> Option<()> {
+        let now = self.now();
+        let State { desk, workers, truncating, .. } = state;
+        let ticket = desk.ask(number)?;
+        truncating.retain(|one| !is_over(one, now));
+        if truncating.iter().any(|one| one.inode == ticket.inode) {
+            return None;
+        }
+        let worker = workers.get(&ticket.home)?;
+        let (waiter, user) = (&ticket.event, ticket.home.0);
+        if user != 0 && owner(waiter) != user {
+            // Given away since it was marked: not the worker's to see.
+            let inode = ticket.inode;
+            desk.end(number).into_iter().for_each(|ticket| self.group.allow(&ticket.event.event));
+            desk.forget(inode);
+            return Some(());
+        }
+        let frame = Frame {
+            flag: waiter.event.opens.into(),
+            code: waiter.event.thread,
+            ticket: number,
+            folder: ticket.home.1,
+            number: waiter.total,
+            other: waiter.opener.user.into(),
+            text: waiter.opener.program.clone().into_bytes(),
+            ..Frame::new(Verb::Ask)
+        };
+        // Through a read-only mount the worker could not write.
+        let own = worker.root.as_ref().and_then(|root| on_own_mount(&waiter.event.file, root));
+        let file = own.as_ref().map_or(waiter.event.file.as_fd(), AsFd::as_fd);
+        try_send(worker.socket.as_fd(), &frame, &[file]).ok()
     }
 
     /// Refuses whom the deadline has overtaken, and asks about whom nobody was asked. For ever.
     pub fn sweep(&self) {
         let limit = self.options.deadline.as_millis() as u64;
         loop {
-            std::thread::sleep(Duration::from_millis(250).min(self.options.deadline / 2));
+            let soon = Duration::from_millis(if self.state().truncating.is_empty() { 250 } else { 5 });
+            std::thread::sleep(soon.min(self.options.deadline / 2));
             let mut state = self.state();
+            let now = self.now();
+            state.truncating.retain(|one| !is_over(one, now));
             for number in state.desk.older_than(self.now().saturating_sub(limit)) {
                 if let Some(ticket) = state.desk.end(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
                 }
             }
-            let folders: Vec<FolderId> = state.workers.keys().copied().collect();
-            for folder in folders {
-                let numbers = state.desk.for_worker(folder);
+            let homes: Vec<Home> = state.workers.keys().copied().collect();
+            for home in homes {
+                let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
             }
         }
@@ -193,11 +213,11 @@ impl Guard {
     pub fn serve(&self, socket: &Arc<OwnedFd>, peer: Peer) {
         let client = self.clients.fetch_add(1, Ordering::Relaxed);
         self.state().processes.insert(client, peer.process);
-        let mut folder = None;
+        let mut home = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
             let hello = frame.verb == Verb::Hello;
             if hello && peer.worker {
-                folder = Some(frame.folder);
+                home = Some((peer.user, frame.folder));
             }
             let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
             if send(socket.as_fd(), &answer, &[]).is_err() {
@@ -206,9 +226,9 @@ impl Guard {
         }
         let mut state = self.state();
         state.processes.remove(&client);
-        if let Some(folder) = folder {
-            state.workers.remove(&folder);
-            state.desk.worker_gone(folder);
+        if let Some(home) = home {
+            state.workers.remove(&home);
+            state.desk.worker_gone(home);
         }
         let (inodes, numbers) = state.desk.gone(client);
         for inode in inodes {
@@ -231,14 +251,16 @@ impl Guard {
         let mut state = self.state();
         match frame.verb {
             Verb::Hello if peer.worker => {
-                let worker = Worker { socket: Arc::clone(socket), user: peer.user };
-                state.workers.insert(frame.folder, worker);
-                let numbers = state.desk.for_worker(frame.folder);
+                let root = files.into_iter().next();
+                let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
+                state.workers.insert(home, Worker { socket, root });
+                let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
                 None
             }
             Verb::Hello => {
-                let flag = state.workers.contains_key(&frame.folder).into();
+                let flag = state.workers.keys().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
+                let flag = flag.into();
                 Some(Frame { flag, number: state.desk.marked() as u64, ..done })
             }
             Verb::Mark => {
@@ -254,11 +276,12 @@ impl Guard {
                 Some(done)
             }
             Verb::Answer if peer.worker => {
-                self.answer(&mut state, frame);
+                self.answer(&mut state, peer, frame);
                 None
             }
             Verb::Progress if peer.worker => {
-                if let Some(ticket) = state.desk.ticket_mut(frame.ticket) {
+                let ticket = state.desk.ticket_mut(frame.ticket);
+                if let Some(ticket) = ticket.filter(|ticket| ticket.home.0 == peer.user) {
                     ticket.event.done = frame.number;
                 }
                 None
@@ -298,11 +321,18 @@ impl Guard {
         // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        state.desk.mark(inode, folder, holder);
+        // Root works on anybody's folder; the worker is the folder's owner.
+        let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
+        state.desk.mark(inode, (user, folder), holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
         Ok(())
+    }
+
+    /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
+    fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
+        if state.workers.contains_key(&(owner, folder)) { owner } else { 0 }
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
@@ -321,7 +351,11 @@ impl Guard {
         }
     }
 
-    fn answer(&self, state: &mut State, frame: &Frame) {
+    fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
+        let theirs = |ticket: &Ticket<Waiter>| ticket.home == (peer.user, frame.folder);
+        if !state.desk.ticket(frame.ticket).is_some_and(theirs) {
+            return;
+        }
         let Some(ticket) = state.desk.end(frame.ticket) else { return };
         let event = &ticket.event.event;
         if frame.code != 0 {
@@ -348,7 +382,7 @@ impl Guard {
                     ticket: number,
                     number: waiter.done,
                     other: waiter.total,
-                    folder: ticket.folder,
+                    folder: ticket.home.1,
                     text,
                     ..Frame::new(Verb::Waiting)
                 }
@@ -380,6 +414,28 @@ fn inode_of(stat: &Stat) -> Inode {
 /// A client may have its own user's files guarded, and see who waits for them.
 fn may(peer: Peer, owner: u32) -> bool {
     peer.user == 0 || peer.user == owner
+}
+
+/// Whether a client's stubs may be filled by a worker of this user.
+fn may_serve(peer: Peer, worker: u32) -> bool {
+    peer.user == 0 || peer.user == worker
+}
+
+/// Whether a truncating opener has done it, or failed. A thread that is computing does not tell where;
+/// it is believed to be in the call for a while.
+fn is_over(one: &Truncating, now: u64) -> bool {
+    const PATIENCE: u64 = 2_000;
+    match where_is(one.thread) {
+        Whereabouts::Truncating => false,
+        Whereabouts::Computing => now.saturating_sub(one.since) > PATIENCE,
+        Whereabouts::Elsewhere => true,
+    }
+}
+
+/// The same file by the mount of the folder's root, where the event came through a read-only one.
+fn on_own_mount(file: &File, root: &OwnedFd) -> Option<OwnedFd> {
+    let read_only = rustix::fs::fstatvfs(file).ok()?.f_flag.contains(StatVfsMountFlags::RDONLY);
+    if read_only { super::handle::reopen(file, root) } else { None }
 }
 
 fn owner(waiter: &Waiter) -> u32 {

@@ -8,6 +8,7 @@
 pub mod desk;
 pub mod fanotify;
 pub mod guard;
+pub mod handle;
 pub mod opener;
 pub mod queue;
 pub mod service;

@@ -35,6 +35,26 @@ pub fn truncates(thread: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{thread}/syscall")).is_ok_and(|line| is_truncating(&line))
 }
 
+/// Where a thread is that was let into a truncating open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whereabouts {
+    /// Still (or again) in such an open.
+    Truncating,
+    /// On a processor; in which call, if any, the kernel does not tell.
+    Computing,
+    /// Sleeping somewhere else, or gone.
+    Elsewhere,
+}
+
+/// Looks where a thread is.
+pub fn where_is(thread: i32) -> Whereabouts {
+    match std::fs::read_to_string(format!("/proc/{thread}/syscall")) {
+        Ok(line) if is_truncating(&line) => Whereabouts::Truncating,
+        Ok(line) if line.starts_with("running") => Whereabouts::Computing,
+        _ => Whereabouts::Elsewhere,
+    }
+}
+
 /// Reads a line of /proc/TID/syscall: the call's number, then its arguments in hexadecimal.
 fn is_truncating(line: &str) -> bool {
     let mut words = line.split_whitespace();

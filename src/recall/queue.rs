@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Job {
     /// The file, open for reading.
     pub file: File,
-    /// Its size.
+    /// Its size, or more where it is less urgent.
     pub size: u64,
     /// Not before this.
     pub from: Instant,
@@ -54,6 +54,7 @@ impl Queue {
         } else if let Some(job) = state.waiting.get_mut(&inode) {
             // Who may have it at once makes it come at once for everybody.
             job.from = job.from.min(from);
+            job.size = job.size.min(size);
         }
         self.changed.notify_one();
     }
@@ -78,6 +79,11 @@ impl Queue {
             let pause = soonest.unwrap_or(Duration::from_secs(3600));
             state = self.changed.wait_timeout(state, pause).unwrap_or_else(|e| e.into_inner()).0;
         }
+    }
+
+    /// Whether nobody waits for a file that is not in hand.
+    pub fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
     }
 
     /// A file is done with: who waited for it.

@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::desk::Inode;
 use super::queue::{Job, Queue};
@@ -29,10 +31,14 @@ pub struct Settings {
     pub parallel: usize,
     /// How long a slowed opener waits beforehand.
     pub slow: Duration,
+    /// Bytes of neighbours fetched ahead of a file, when there is nothing else to do.
+    pub ahead: u64,
     /// Who may do what.
     pub manners: Manners,
 }
 
+/// The ticket of a file that nobody waits for yet.
+const NOBODY: u64 = 0;
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -66,7 +72,9 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         settling: Mutex::default(),
         loud: Mutex::default(),
     });
-    worker.tell(&Frame::new(Verb::Hello))?;
+    let hello = Frame { folder: worker.recaller.id(), ..Frame::new(Verb::Hello) };
+    send(worker.socket.as_fd(), &hello, &[worker.recaller.tree().as_fd()])
+        .map_err(|e| Error::io("telling", "the guard", e))?;
     let spawn = |run: fn(&Worker)| {
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || run(&worker))
@@ -77,7 +85,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         if let (Verb::Ask, Some(file)) = (frame.verb, files.into_iter().next()) {
-            worker.asked(&frame, File::from(file));
+            worker.asked(&frame, readable(file));
         }
     }
     worker.queue.close();
@@ -118,7 +126,7 @@ impl Worker {
                     (errno_of(&e), false)
                 }
             };
-            for ticket in self.queue.done(inode) {
+            for ticket in self.queue.done(inode).into_iter().filter(|ticket| *ticket != NOBODY) {
                 self.answer(ticket, code, full);
             }
         }
@@ -137,16 +145,33 @@ impl Worker {
                 return;
             }
             *last = Instant::now();
-            for ticket in self.queue.tickets(inode) {
+            for ticket in self.queue.tickets(inode).into_iter().filter(|ticket| *ticket != NOBODY) {
                 // The next one will do as well.
                 let _ = self.tell(&Frame { ticket, number: done, ..Frame::new(Verb::Progress) });
             }
         };
+        let asked = self.queue.tickets(inode).iter().any(|ticket| *ticket != NOBODY);
+        let beside = if asked { job.file.try_clone().ok() } else { None };
         if let Recalled::Filled(filled) = self.recaller.recall(job.file, &progress)? {
             lock(&self.filled).push(filled);
+            beside.iter().for_each(|file| self.fetch_ahead(file));
         }
         lock(&self.loud).remove(&inode);
         Ok(())
+    }
+
+    /// Has the neighbours of a file filled, behind everything else.
+    fn fetch_ahead(&self, file: &File) {
+        let budget = lock(&self.settings).ahead;
+        if budget == 0 || !self.queue.is_idle() {
+            return;
+        }
+        // Whoever wants one of them waits for it then.
+        for (file, _) in self.recaller.neighbours(file, budget).unwrap_or_default() {
+            if let Ok(stat) = rustix::fs::fstat(&file) {
+                self.queue.push((stat.st_dev, stat.st_ino), NOBODY, file, u64::MAX, Instant::now());
+            }
+        }
     }
 
     fn settle_all(&self) {
@@ -227,6 +252,20 @@ impl Worker {
     fn tell(&self, frame: &Frame) -> Result<()> {
         let frame = Frame { folder: self.recaller.id(), ..frame.clone() };
         send(self.socket.as_fd(), &frame, &[]).map_err(|e| Error::io("telling", "the guard", e))
+    }
+}
+
+/// The file, open for reading; it comes as a mere name where the opener's mount would not do.
+fn readable(file: OwnedFd) -> File {
+    let is_name = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::PATH));
+    let open = || {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+    };
+    match is_name.then(open) {
+        Some(Ok(opened)) => File::from(opened),
+        // What cannot be read is refused when it is looked at.
+        _ => File::from(file),
     }
 }
 
