@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::{Access, Context, Folder};
+use super::held::Held;
 use super::mend::{self, MendStats};
 use super::related::related;
 use super::remotes::Remotes;
@@ -27,11 +28,10 @@ use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
 use crate::local::guard::Guard;
-use crate::local::inode::clear_mark;
+use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{HALF_FILLED, State, inspect};
 use crate::local::root::{Access as RootAccess, Root};
 use crate::local::stat::Stat;
-use crate::model::related::Neighbour;
 use crate::model::residency::Residency;
 
 /// How often stores are opened anew at most, when they fail.
@@ -52,6 +52,9 @@ pub struct Filled {
     file: File,
     head: StubHead,
 }
+
+/// Takes the stub for filling.
+type Begin<'a> = &'a (dyn Fn() -> Result<Filling> + Sync);
 
 /// What recalls of one folder share.
 pub struct Recaller {
@@ -124,16 +127,31 @@ impl Recaller {
             State::Filling(_) => return Err(Error::Refused(HALF_FILLED.into())),
             State::Odd(why) => return Err(Error::Refused(why)),
         };
+        let begin = || Filling::guarded(&file, &self.keys, &head);
         let remotes = self.remotes();
-        if let Err(e) = self.fill(&remotes, &file, &head, progress) {
+        if let Err(e) = self.fill(&remotes, &begin, &head, progress) {
             // Packs come and go, disks are plugged in: look once more before giving up.
             match self.reopened(&e)? {
-                Some(remotes) => self.fill(&remotes, &file, &head, progress)?,
+                Some(remotes) => self.fill(&remotes, &begin, &head, progress)?,
                 None => return Err(e),
             }
         }
         lock(&self.unsettled).extend(inode(&file));
         Ok(Recalled::Filled(Filled { file, head }))
+    }
+
+    /// Fills a stub that nobody has open, nor waits for; one that somebody comes for meanwhile lets him wait.
+    pub fn recall_ahead(&self, path: &RelPath) -> Result<Option<Filled>> {
+        let open = || self.tree.open_file(path, RootAccess::Read);
+        let Some(guard) = &self.guard else { return Ok(None) };
+        let held = Held::take(Some(guard), &self.tree, std::iter::once(path))?;
+        let State::Stub(head) = self.look(&open()?)? else { return Ok(None) };
+        let target = Target { root: &self.tree, path, keys: &self.keys, head: &head, held: true };
+        self.fill(&self.remotes(), &|| Filling::begin(&target), &head, &|_| {})?;
+        let file = open()?;
+        lock(&self.unsettled).extend(inode(&file));
+        held.release(|_| false)?;
+        Ok(Some(Filled { file, head }))
     }
 
     fn look(&self, file: &File) -> Result<State> {
@@ -148,10 +166,9 @@ impl Recaller {
         mend::sweep(&folder, &remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
 
-    fn fill(&self, remotes: &Remotes, file: &File, head: &StubHead, progress: Progress) -> Result<()> {
+    fn fill(&self, remotes: &Remotes, begin: Begin, head: &StubHead, progress: Progress) -> Result<()> {
         let sink = One {
-            file,
-            keys: &self.keys,
+            begin,
             head,
             progress,
             holes: OnceLock::new(),
@@ -204,12 +221,10 @@ impl Recaller {
     }
 
     /// Stubs beside an open file that its reader may want next, of at most `budget` bytes in all.
-    pub fn neighbours(&self, file: &File, budget: u64) -> Result<Vec<(File, u64)>> {
+    pub fn neighbours(&self, file: &File, budget: u64) -> Result<Vec<RelPath>> {
         let Some(path) = self.path_of(file) else { return Ok(Vec::new()) };
         let near = related(&lock(&self.folder), &[path], budget)?;
-        let open =
-            |near: Neighbour| Some((self.tree.open_file(&near.path, RootAccess::Read).ok()?, near.size));
-        Ok(near.into_iter().filter_map(open).collect())
+        Ok(near.into_iter().map(|near| near.path).collect())
     }
 
     /// Ends it, with everything settled: nothing is left to mend.
@@ -253,8 +268,7 @@ fn row(folder: &Folder, path: &RelPath, one: &Filled) -> Result<Option<LocalRow>
 
 /// Writes the pieces of one content into its stub.
 struct One<'a> {
-    file: &'a File,
-    keys: &'a Keys,
+    begin: Begin<'a>,
     head: &'a StubHead,
     progress: Progress<'a>,
     holes: OnceLock<Vec<(u64, u64)>>,
@@ -270,7 +284,7 @@ impl One<'_> {
         }
         let mut filling = self.filling.write().unwrap_or_else(|e| e.into_inner());
         if filling.is_none() {
-            let begun = Filling::guarded(self.file, self.keys, self.head)?;
+            let begun = (self.begin)()?;
             begun.reserve(&between(self.head.size, self.holes.get().map_or(&[][..], Vec::as_slice)))?;
             begun.sync_mark()?;
             *filling = Some(begun);

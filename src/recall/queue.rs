@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Job {
     /// The file, open for reading.
     pub file: File,
-    /// Its size, or more where it is less urgent.
+    /// Its size.
     pub size: u64,
     /// Not before this.
     pub from: Instant,
@@ -54,7 +54,6 @@ impl Queue {
         } else if let Some(job) = state.waiting.get_mut(&inode) {
             // Who may have it at once makes it come at once for everybody.
             job.from = job.from.min(from);
-            job.size = job.size.min(size);
         }
         self.changed.notify_one();
     }

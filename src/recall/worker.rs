@@ -37,8 +37,6 @@ pub struct Settings {
     pub manners: Manners,
 }
 
-/// The ticket of a file that nobody waits for yet.
-const NOBODY: u64 = 0;
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -54,6 +52,8 @@ struct Worker {
     start: Instant,
     filled: Mutex<Vec<Filled>>,
     settling: Mutex<()>,
+    /// Paths to be fetched before anybody asks.
+    ahead: Mutex<Vec<RelPath>>,
     /// Stubs that somebody had open before they were guarded: he may write at any moment.
     loud: Mutex<HashSet<Inode>>,
 }
@@ -70,6 +70,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         start: Instant::now(),
         filled: Mutex::default(),
         settling: Mutex::default(),
+        ahead: Mutex::default(),
         loud: Mutex::default(),
     });
     let hello = Frame { folder: worker.recaller.id(), ..Frame::new(Verb::Hello) };
@@ -80,8 +81,11 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         std::thread::spawn(move || run(&worker))
     };
     let threads: Vec<_> = (0..parallel).map(|_| spawn(Worker::fill_all)).collect();
-    // These two end with the process.
+    // These end with the process.
     drop(spawn(Worker::settle_all));
+    if lock(&worker.settings).ahead > 0 {
+        drop(spawn(Worker::fetch_ahead));
+    }
     drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         if let (Verb::Ask, Some(file)) = (frame.verb, files.into_iter().next()) {
@@ -126,7 +130,7 @@ impl Worker {
                     (errno_of(&e), false)
                 }
             };
-            for ticket in self.queue.done(inode).into_iter().filter(|ticket| *ticket != NOBODY) {
+            for ticket in self.queue.done(inode) {
                 self.answer(ticket, code, full);
             }
         }
@@ -145,31 +149,41 @@ impl Worker {
                 return;
             }
             *last = Instant::now();
-            for ticket in self.queue.tickets(inode).into_iter().filter(|ticket| *ticket != NOBODY) {
+            for ticket in self.queue.tickets(inode) {
                 // The next one will do as well.
                 let _ = self.tell(&Frame { ticket, number: done, ..Frame::new(Verb::Progress) });
             }
         };
-        let asked = self.queue.tickets(inode).iter().any(|ticket| *ticket != NOBODY);
-        let beside = if asked { job.file.try_clone().ok() } else { None };
+        let beside = job.file.try_clone().ok();
         if let Recalled::Filled(filled) = self.recaller.recall(job.file, &progress)? {
             lock(&self.filled).push(filled);
-            beside.iter().for_each(|file| self.fetch_ahead(file));
+            beside.iter().for_each(|file| self.note_neighbours(file));
         }
         lock(&self.loud).remove(&inode);
         Ok(())
     }
 
-    /// Has the neighbours of a file filled, behind everything else.
-    fn fetch_ahead(&self, file: &File) {
+    /// Notes what may be wanted next; only the newest guess counts.
+    fn note_neighbours(&self, file: &File) {
         let budget = lock(&self.settings).ahead;
-        if budget == 0 || !self.queue.is_idle() {
-            return;
+        if budget > 0 && self.queue.is_idle() {
+            *lock(&self.ahead) = self.recaller.neighbours(file, budget).unwrap_or_default();
         }
-        // Whoever wants one of them waits for it then.
-        for (file, _) in self.recaller.neighbours(file, budget).unwrap_or_default() {
-            if let Ok(stat) = rustix::fs::fstat(&file) {
-                self.queue.push((stat.st_dev, stat.st_ino), NOBODY, file, u64::MAX, Instant::now());
+    }
+
+    /// Fetches what may be wanted next, while nobody waits for anything.
+    fn fetch_ahead(&self) {
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            if !self.queue.is_idle() {
+                continue;
+            }
+            let mut next = lock(&self.ahead);
+            let path = if next.is_empty() { continue } else { next.remove(0) };
+            drop(next);
+            // Whoever needs it will hear what is wrong with it.
+            if let Ok(Some(filled)) = self.recaller.recall_ahead(&path) {
+                lock(&self.filled).push(filled);
             }
         }
     }
