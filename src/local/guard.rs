@@ -44,7 +44,7 @@ pub enum Verb {
     Answer = 4,
     /// The guard asks its worker to decide about an opener; the file comes along.
     Ask = 5,
-    /// Yes, or why not: `code` is 0 or an errno.
+    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file.
     Done = 6,
     /// Lists who waits: one `Waiting` each, then `Done`.
     List = 7,
@@ -203,20 +203,22 @@ impl Guard {
 
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
     pub fn hold(&self, files: &[OwnedFd]) -> Result<()> {
-        self.mark_as(files, 1)
+        self.mark_as(files, 1).map(|_| ())
     }
 
-    /// Marks files that are stubs already.
-    pub fn mark(&self, files: &[OwnedFd]) -> Result<()> {
+    /// Marks files that are stubs already; which of them are newly guarded.
+    pub fn mark(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
         self.mark_as(files, 0)
     }
 
-    fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<()> {
+    fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<Vec<bool>> {
+        let mut news = Vec::with_capacity(files.len());
         for some in files.chunks(MOST_FDS) {
             let fds: Vec<BorrowedFd> = some.iter().map(AsFd::as_fd).collect();
-            self.ask(&Frame { flag, ..Frame::new(Verb::Mark) }, &fds)?;
+            let answer = self.ask(&Frame { flag, ..Frame::new(Verb::Mark) }, &fds)?;
+            news.extend(answer.text.iter().map(|new| *new == 1));
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Lets those who wait for these inodes (device, number) in, if they are stubs by way of a recall.

@@ -65,11 +65,13 @@ impl<E> Desk<E> {
         self.marked.len()
     }
 
-    /// A file is guarded from now on; with `holder` its openers wait for that client.
-    pub fn mark(&mut self, inode: Inode, home: Home, holder: Option<Client>) {
+    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new.
+    pub fn mark(&mut self, inode: Inode, home: Home, holder: Option<Client>) -> bool {
+        let before = self.marked.len();
         let entry = self.marked.entry(inode).or_insert_with(|| Marked { home, holders: Vec::new() });
         entry.home = home;
         entry.holders.extend(holder);
+        self.marked.len() > before
     }
 
     /// Ends one hold; what may be asked now. `still` is false where the file is no stub any more.

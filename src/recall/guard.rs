@@ -265,11 +265,15 @@ impl Guard {
             }
             Verb::Mark => {
                 let holder = (frame.flag == 1).then_some(client);
-                let marked = files
+                let marked: std::io::Result<Vec<u8>> = files
                     .into_iter()
-                    .try_for_each(|file| self.mark(&mut state, file, frame.folder, holder, peer));
-                let code = marked.err().and_then(|e| e.raw_os_error()).unwrap_or(0);
-                Some(Frame { code, ..done })
+                    .map(|file| self.mark(&mut state, file, frame.folder, holder, peer).map(u8::from))
+                    .collect();
+                let (code, text) = match marked {
+                    Ok(news) => (0, news),
+                    Err(e) => (e.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+                };
+                Some(Frame { code, text, ..done })
             }
             Verb::Release => {
                 self.release(&mut state, client, frame);
@@ -312,7 +316,7 @@ impl Guard {
         folder: FolderId,
         holder: Option<Client>,
         peer: Peer,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
@@ -323,11 +327,11 @@ impl Guard {
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
         // Root works on anybody's folder; the worker is the folder's owner.
         let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
-        state.desk.mark(inode, (user, folder), holder);
+        let news = state.desk.mark(inode, (user, folder), holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.

@@ -245,8 +245,9 @@ impl Worker {
 
     fn mark(&self, guard: &Guard, files: Vec<File>) -> Result<()> {
         let fds: Vec<OwnedFd> = files.into_iter().map(OwnedFd::from).collect();
-        guard.mark(&fds)?;
-        for fd in fds {
+        let news = guard.mark(&fds)?;
+        // Whoever has opened one that was guarded before waits for us.
+        for (fd, _) in fds.into_iter().zip(news).filter(|(_, new)| *new) {
             let file = Arc::new(File::from(fd));
             // Nobody can have come since the mark, so who is there was there before.
             if Lease::take(&file, LeaseKind::Write).is_err()
