@@ -28,7 +28,7 @@ use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
 use crate::local::guard::Guard;
-use crate::local::inode::{Target, clear_mark};
+use crate::local::inode::{Target, clear_mark, set_atime};
 use crate::local::inspect::{HALF_FILLED, State, inspect};
 use crate::local::root::{Access as RootAccess, Root};
 use crate::local::stat::Stat;
@@ -51,6 +51,8 @@ pub enum Recalled {
 pub struct Filled {
     file: File,
     head: StubHead,
+    /// The access time to go back to, where the reading is no sign of use.
+    cold: Option<Time>,
 }
 
 /// Takes the stub for filling.
@@ -111,7 +113,8 @@ impl Recaller {
     }
 
     /// Fills the stub open as `file`, if it is one; at most one call at a time for one file.
-    pub fn recall(&self, file: File, progress: Progress) -> Result<Recalled> {
+    /// With `cold` its being read does not count as use.
+    pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Recalled> {
         let mut state = self.look(&file)?;
         if let State::Filling(_) = state {
             if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) {
@@ -127,6 +130,7 @@ impl Recaller {
             State::Filling(_) => return Err(Error::Refused(HALF_FILLED.into())),
             State::Odd(why) => return Err(Error::Refused(why)),
         };
+        let atime = Stat::of(&file).ok().filter(|_| cold).map(|stat| stat.atime);
         let begin = || Filling::guarded(&file, &self.keys, &head);
         let remotes = self.remotes();
         if let Err(e) = self.fill(&remotes, &begin, &head, progress) {
@@ -137,7 +141,7 @@ impl Recaller {
             }
         }
         lock(&self.unsettled).extend(inode(&file));
-        Ok(Recalled::Filled(Filled { file, head }))
+        Ok(Recalled::Filled(Filled { file, head, cold: atime }))
     }
 
     /// Fills a stub that nobody has open, nor waits for; one that somebody comes for meanwhile lets him wait.
@@ -145,13 +149,17 @@ impl Recaller {
         let open = || self.tree.open_file(path, RootAccess::Read);
         let Some(guard) = &self.guard else { return Ok(None) };
         let held = Held::take(Some(guard), &self.tree, std::iter::once(path))?;
-        let State::Stub(head) = self.look(&open()?)? else { return Ok(None) };
+        let file = open()?;
+        let State::Stub(head) = self.look(&file)? else { return Ok(None) };
+        // Nobody has used it yet.
+        let cold = Stat::of(&file).ok().map(|stat| stat.atime);
+        drop(file);
         let target = Target { root: &self.tree, path, keys: &self.keys, head: &head, held: true };
         self.fill(&self.remotes(), &|| Filling::begin(&target), &head, &|_| {})?;
         let file = open()?;
         lock(&self.unsettled).extend(inode(&file));
         held.release(|_| false)?;
-        Ok(Some(Filled { file, head }))
+        Ok(Some(Filled { file, head, cold }))
     }
 
     fn look(&self, file: &File) -> Result<State> {
@@ -206,18 +214,23 @@ impl Recaller {
         }
         disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
         let mut folder = lock(&self.folder);
-        let mut rows = Vec::new();
+        let (mut rows, mut used) = (Vec::new(), Vec::new());
         for one in filled {
             clear_mark(&one.file)?;
+            if let Some(atime) = one.cold {
+                set_atime(&one.file, atime)?;
+            }
             if let Some(ino) = inode(&one.file) {
                 lock(&self.unsettled).remove(&ino);
             }
             if let Some(path) = self.path_of(&one.file) {
-                rows.extend(row(&folder, &path, one)?);
+                let row = row(&folder, &path, one)?;
+                used.extend(row.iter().filter(|_| one.cold.is_none()).map(|row| row.path.clone()));
+                rows.extend(row);
             }
         }
         folder.history.put_local(&rows)?;
-        folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())
+        folder.history.put_used(&used, Time::now())
     }
 
     /// Stubs beside an open file that its reader may want next, of at most `budget` bytes in all.

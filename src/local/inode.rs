@@ -303,6 +303,15 @@ pub(super) fn set_mtime(file: impl AsFd, mtime: Time, path: &Path) -> Result<()>
     step("setting the times of", path, || rustix::fs::futimens(file, &times(mtime)))
 }
 
+/// Sets the access time back.
+pub fn set_atime(file: &File, atime: Time) -> Result<()> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: atime.secs, tv_nsec: atime.nanos.into() },
+        last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+    };
+    step("setting the times of", &name_of(file), || rustix::fs::futimens(file, &times))
+}
+
 /// Modification time; the access time stays.
 pub(super) fn times(mtime: Time) -> Timestamps {
     Timestamps {

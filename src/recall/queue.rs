@@ -22,6 +22,8 @@ pub struct Job {
     pub size: u64,
     /// Not before this.
     pub from: Instant,
+    /// Whether whoever asked so far is no sign of use.
+    pub cold: bool,
     since: Instant,
 }
 
@@ -42,7 +44,7 @@ pub struct Queue {
 
 impl Queue {
     /// Somebody waits for a file from now on; it may be filled from `from` on.
-    pub fn push(&self, inode: Inode, ticket: u64, file: File, size: u64, from: Instant) {
+    pub fn push(&self, inode: Inode, ticket: u64, file: File, size: u64, from: Instant, cold: bool) {
         let mut state = self.lock();
         let tickets = state.tickets.entry(inode).or_default();
         let first = tickets.is_empty();
@@ -50,10 +52,11 @@ impl Queue {
             tickets.push(ticket);
         }
         if first {
-            state.waiting.insert(inode, Job { file, size, from, since: Instant::now() });
+            state.waiting.insert(inode, Job { file, size, from, cold, since: Instant::now() });
         } else if let Some(job) = state.waiting.get_mut(&inode) {
             // Who may have it at once makes it come at once for everybody.
             job.from = job.from.min(from);
+            job.cold &= cold;
         }
         self.changed.notify_one();
     }
@@ -112,7 +115,7 @@ mod tests {
 
     fn push(queue: &Queue, inode: u64, ticket: u64, size: u64) {
         let file = File::open("/dev/null").expect("a file");
-        queue.push((0, inode), ticket, file, size, Instant::now());
+        queue.push((0, inode), ticket, file, size, Instant::now(), false);
     }
 
     #[test]
@@ -140,7 +143,7 @@ mod tests {
         let queue = Queue::default();
         let file = File::open("/dev/null").expect("a file");
         let start = Instant::now();
-        queue.push((0, 1), 10, file, 1, start + Duration::from_millis(50));
+        queue.push((0, 1), 10, file, 1, start + Duration::from_millis(50), false);
         assert!(queue.take().is_some() && start.elapsed() >= Duration::from_millis(50));
     }
 }

@@ -103,21 +103,21 @@ impl Worker {
     /// Somebody opens a file.
     fn asked(&self, frame: &Frame, file: File) {
         let program = String::from_utf8_lossy(&frame.text).into_owned();
-        let (action, slow) = {
+        let (action, slow, burst) = {
             let mut settings = lock(&self.settings);
             let now = self.start.elapsed().as_millis() as u64;
             let decision = settings.manners.decide(&program, frame.other as u32, now);
             if decision.news {
                 eprintln!("ddr: {program} opens many stubs; it is slowed (see `ddr recalls`)");
             }
-            (decision.action, settings.slow)
+            (decision.action, settings.slow, decision.burst)
         };
         if action == Action::Refuse {
             return self.answer(frame.ticket, libc::EPERM, false);
         }
         let Ok(stat) = rustix::fs::fstat(&file) else { return self.answer(frame.ticket, libc::EIO, false) };
         let from = Instant::now() + if action == Action::Slow { slow } else { Duration::ZERO };
-        self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from);
+        self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from, burst);
     }
 
     fn fill_all(&self) {
@@ -155,7 +155,7 @@ impl Worker {
             }
         };
         let beside = job.file.try_clone().ok();
-        if let Recalled::Filled(filled) = self.recaller.recall(job.file, &progress)? {
+        if let Recalled::Filled(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
             lock(&self.filled).push(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
