@@ -162,6 +162,14 @@ impl Work<'_> {
 
 /// Reads on this thread, opens and delivers on others.
 fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], work: &Work) -> Result<()> {
+    if let [only] = order {
+        // Somebody waits for it, and threads take longer to start.
+        let mut opener = Opener::new(keys)?;
+        return remotes.get(order, &mut |_, got| {
+            work.deliver(*only, &open(remotes, *only, got, &mut opener));
+            Ok(())
+        });
+    }
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).max(2);
     let (tx, rx) = bounded::<(RecordId, Result<Sealed>)>(threads * 4);
     std::thread::scope(|scope| {
@@ -171,14 +179,7 @@ fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], wor
                 scope.spawn(move || -> Result<()> {
                     let mut opener = Opener::new(keys)?;
                     for (id, got) in rx.iter() {
-                        let opened = match got.and_then(|sealed| opener.open(&sealed)) {
-                            // A record damaged in one place may be whole in another, or another store.
-                            Err(e) if e.is_corruption() || remotes.online.len() > 1 => {
-                                remotes.read(id, &mut opener)
-                            }
-                            opened => opened,
-                        };
-                        work.deliver(id, &opened);
+                        work.deliver(id, &open(remotes, id, got, &mut opener));
                     }
                     Ok(())
                 })
@@ -200,4 +201,13 @@ fn pump(remotes: &Remotes, keys: &Keys, cancel: &Cancel, order: &[RecordId], wor
         }
         result
     })
+}
+
+/// A record's bytes, verified.
+fn open(remotes: &Remotes, id: RecordId, got: Result<Sealed>, opener: &mut Opener) -> Result<Arc<Vec<u8>>> {
+    match got.and_then(|sealed| opener.open(&sealed)) {
+        // A record damaged in one place may be whole in another, or another store.
+        Err(e) if e.is_corruption() || remotes.online.len() > 1 => remotes.read(id, opener),
+        opened => opened,
+    }
 }
