@@ -23,6 +23,7 @@ pub mod keeper;
 pub mod level;
 pub mod live;
 pub mod lost;
+pub mod manifests;
 pub mod mend;
 pub mod objects;
 pub mod pin;
