@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{RemoteConfig, Transport};
 use crate::base::error::{Error, Result};
@@ -20,9 +21,16 @@ use crate::peer::url::{Address, Url};
 use crate::store::Bucket;
 use crate::store::dir::DirBucket;
 
-/// Connections to one peer. Each is bounded by the server's window for a round trip, and libssh2 by one
-/// core.
-pub const SESSIONS: usize = 4;
+/// Connections to one peer at most. Each is bounded by the server's window (2 MiB) for a round trip, and
+/// libssh2 by one core.
+const SESSIONS: usize = 6;
+/// A farther store has its windows, not its disk, as the limit.
+const FAR: Duration = Duration::from_millis(10);
+
+/// Threads that write packs to a store on another machine, each over a connection of its own.
+pub fn writers(distance: Duration) -> usize {
+    if distance > FAR { SESSIONS } else { 4 }
+}
 
 /// A bucket, and what it would be lost together with.
 pub struct Place {

@@ -319,18 +319,20 @@ impl Opening<'_> {
         })?;
         let beside = place.device.is_some() && place.device == self.tree;
         let counts = !beside || remote.same_disk || remote.domain.is_some();
-        let packs = Packs::open(name, place.bucket, self.id, self.keys, &self.index);
+        let start = Instant::now();
+        // How long a small answer takes tells how far away it is.
+        let head = Packs::head(place.bucket.as_ref());
+        let distance = start.elapsed();
+        let packs =
+            head.and_then(|head| Packs::open_with(head, name, place.bucket, self.id, self.keys, &self.index));
         let packs = packs.map_err(|e| match e {
             Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
             e => e,
         })?;
-        let packs = if is_far(remote) { packs.with_writers(places::SESSIONS) } else { packs };
+        let packs = if is_far(remote) { packs.with_writers(places::writers(distance)) } else { packs };
         let domain = remote.domain.clone().unwrap_or(place.domain);
         let packs = Arc::new(packs);
-        let start = Instant::now();
-        // How long a small answer takes tells how far away it is.
-        Packs::head(packs.bucket().as_ref())?;
-        let member = Arc::new(Member::new(name, packs.clone(), start.elapsed()));
+        let member = Arc::new(Member::new(name, packs.clone(), distance));
         let tier = self.tiers.iter().position(|t| t.stores.iter().any(|s| s == name));
         let tier = tier.unwrap_or(self.tiers.len());
         Ok(Remote { name: name.into(), domain, counts, packs, member, tier })

@@ -288,7 +288,9 @@ impl<'a> Copier<'a> {
         self.bytes = 0;
         match self.to.put_all(&waiting) {
             // Somebody else was faster, with the same objects.
-            Err(Error::Refused(_)) => waiting.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes))?,
+            Err(Error::Refused(_)) => {
+                waiting.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes))?
+            }
             done => done?,
         }
         self.stats.objects += waiting.len() as u64;
@@ -308,11 +310,7 @@ impl<'a> Copier<'a> {
 }
 
 /// Reads and verifies one object; `prev` is the hash it must be chained to, where it is known.
-fn fetch(
-    reader: &mut LogReader,
-    object: &LogObject,
-    prev: Option<[u8; 32]>,
-) -> Result<(Batch, Vec<u8>)> {
+fn fetch(reader: &mut LogReader, object: &LogObject, prev: Option<[u8; 32]>) -> Result<(Batch, Vec<u8>)> {
     let (batch, bytes) = reader.load(object)?;
     let starts_wrong = batch.head.from == 1 && batch.head.prev != [0; 32];
     if starts_wrong || prev.is_some_and(|prev| prev != batch.head.prev) {

@@ -72,6 +72,13 @@ struct SshEnd {
     place: String,
 }
 
+impl Drop for SshEnd {
+    /// Everything was answered: its own farewell would only take round trips.
+    fn drop(&mut self) {
+        self.child.terminate();
+    }
+}
+
 impl End for SshEnd {
     fn why(&mut self) -> Option<Error> {
         let (status, said) = self.child.last_words();
