@@ -11,6 +11,7 @@ pub mod commit;
 pub mod config;
 pub mod content;
 pub mod diff;
+pub mod domains;
 pub mod fetch;
 pub mod folder;
 pub mod fsck;
