@@ -1,5 +1,6 @@
 //! Stores on other machines, over a real OpenSSH server.
 
+mod lines;
 mod login;
 mod peer;
 mod sftp;

@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::bounded;
 
+use super::manifests::{Asked, manifests};
 use super::remotes::Remotes;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::id::RecordId;
 use crate::format::key::Keys;
 use crate::format::seal::{Opener, Sealed};
-use crate::model::entry::{Body, Kind};
-use crate::model::manifest::{Manifest, Run};
+use crate::model::entry::Body;
+use crate::model::manifest::Run;
 
 /// A content somebody wants.
 #[derive(Clone, Debug)]
@@ -66,8 +67,8 @@ pub fn fetch(
     let mut order = Vec::new();
     let mut opener = Opener::new(keys)?;
     let mut parts = Vec::with_capacity(list.len());
-    for (i, wanted) in list.iter().enumerate() {
-        let runs = match layout(remotes, wanted, &mut opener) {
+    for (i, runs) in layouts(remotes, list, &mut opener)?.into_iter().enumerate() {
+        let runs = match runs {
             Ok(runs) => runs,
             Err(e) => {
                 sink.failed(i, e);
@@ -109,20 +110,22 @@ fn finish(sink: &dyn Sink, i: usize, holes: &[(u64, u64)]) {
     }
 }
 
-/// The runs of a content.
-fn layout(remotes: &Remotes, wanted: &Wanted, opener: &mut Opener) -> Result<Vec<Run>> {
-    Ok(match wanted.body {
-        None => vec![],
-        Some(Body { kind: Kind::Chunk, id }) => {
-            let len = u32::try_from(wanted.size)
-                .map_err(|_| Error::corrupt("stub", "one chunk larger than 4 GiB"))?;
-            vec![Run::Data { id, len }]
+/// The runs of every content, or why they are not known.
+fn layouts(remotes: &Remotes, list: &[Wanted], opener: &mut Opener) -> Result<Vec<Result<Vec<Run>>>> {
+    let asked: Vec<Asked> = list.iter().filter_map(|w| Some((w.body?, w.size))).collect();
+    let mut found = manifests(remotes, &asked, opener)?.into_iter();
+    let layout = |wanted: &Wanted| {
+        let Some(Body { id, .. }) = wanted.body else { return Ok(vec![]) };
+        match found.next().flatten() {
+            Some(manifest) => manifest.map(|m| m.runs),
+            None => {
+                let len = u32::try_from(wanted.size)
+                    .map_err(|_| Error::corrupt("stub", "one chunk larger than 4 GiB"))?;
+                Ok(vec![Run::Data { id, len }])
+            }
         }
-        Some(body) => {
-            let Manifest { runs, .. } = remotes.manifest(body, wanted.size, opener)?;
-            runs
-        }
-    })
+    };
+    Ok(list.iter().map(layout).collect())
 }
 
 /// What the writing threads share.

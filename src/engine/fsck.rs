@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::folder::Folder;
+use super::manifests::records_of_all;
 use super::remotes::{OWN, Remote, Remotes, open_own};
 use super::tiers::LayoutName;
 use super::{hold, objects, repair};
@@ -14,10 +15,13 @@ use crate::base::id::RecordId;
 use crate::base::units::Time;
 use crate::format::pack;
 use crate::format::seal::Opener;
-use crate::model::entry::{Body, Kind};
+use crate::model::entry::Body;
 use crate::store::index::BAD;
 use crate::store::packs::PackInfo;
 use crate::store::{Store, names};
+
+/// Contents whose records are asked for together.
+const TOGETHER: usize = 256;
 
 /// How to check.
 #[derive(Debug, Default)]
@@ -190,37 +194,26 @@ fn missing(
         Ok(())
     })?;
     drop(seen);
-    for (body, size) in bodies {
+    for some in bodies.chunks(TOGETHER) {
         folder.context.cancel.check()?;
-        let lacking = lacking(remotes, remote, body, size, &mut opener)?;
-        if lacking.is_empty() {
-            continue;
-        }
-        let fetched = if repair { repair::fetch(remotes, remote, &lacking, &mut opener)? } else { 0 };
-        stats.repaired += fetched;
-        if fetched < lacking.len() as u64 {
-            stats.missing += 1;
+        for ((body, _), records) in some.iter().zip(records_of_all(remotes, some, &mut opener)?) {
+            // Nowhere to be found: then at least the manifest itself is what is missing.
+            let lacking = lacking(remote, records.unwrap_or_else(|_| vec![body.id]))?;
+            if lacking.is_empty() {
+                continue;
+            }
+            let fetched = if repair { repair::fetch(remotes, remote, &lacking, &mut opener)? } else { 0 };
+            stats.repaired += fetched;
+            if fetched < lacking.len() as u64 {
+                stats.missing += 1;
+            }
         }
     }
     if repair { remote.packs.flush() } else { Ok(()) }
 }
 
-/// Records of a content that this store does not have.
-fn lacking(
-    remotes: &Remotes,
-    remote: &Remote,
-    body: Body,
-    size: u64,
-    opener: &mut Opener,
-) -> Result<Vec<RecordId>> {
-    let mut ids = vec![body.id];
-    if body.kind == Kind::Manifest {
-        match remotes.records_of(body, size, opener) {
-            Ok(all) => ids = all,
-            // Nowhere to be found: then at least the manifest itself is what is missing.
-            Err(_) => return Ok(ids),
-        }
-    }
+/// Those of a content's records that this store does not have.
+fn lacking(remote: &Remote, ids: Vec<RecordId>) -> Result<Vec<RecordId>> {
     let has = remote.packs.has(&ids)?;
     Ok(ids.into_iter().zip(has).filter(|(_, has)| !has).map(|(id, _)| id).collect())
 }

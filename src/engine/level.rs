@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::folder::Folder;
 use super::heal::good_copy;
+use super::manifests::{Asked, manifests};
 use super::remotes::{Remote, Remotes};
 use super::targets::{self, Tier};
 use super::{behind, hold};
@@ -17,7 +18,6 @@ use crate::base::error::{Error, Result};
 use crate::base::id::{RecordId, StoreId};
 use crate::base::path::RelPath;
 use crate::base::units::Time;
-use crate::format::manifest;
 use crate::format::seal::Opener;
 use crate::model::entry::{Body, Kind};
 use crate::model::placement::{self, Members};
@@ -220,17 +220,15 @@ impl Run<'_> {
     /// Finds the records of some contents, and who has them.
     fn look(&mut self, batch: &[(Body, u64, u64)]) -> Result<Vec<Content>> {
         let mut contents = Vec::with_capacity(batch.len());
-        for (body, size, age) in batch {
+        let asked: Vec<Asked> = batch.iter().map(|(body, size, _)| (*body, *size)).collect();
+        let found = manifests(self.remotes, &asked, &mut self.opener)?;
+        for ((body, size, age), manifest) in batch.iter().zip(found) {
             self.stats.contents += 1;
             let mut records = vec![(body.id, body.kind)];
             let mut key = body.id;
             let mut somewhere = true;
-            if body.kind == Kind::Manifest {
-                match self
-                    .remotes
-                    .read(body.id, &mut self.opener)
-                    .and_then(|raw| manifest::decode(&raw, *size))
-                {
+            if let Some(manifest) = manifest {
+                match manifest {
                     Ok(m) => {
                         records.splice(0..0, m.data().map(|(_, id, _)| (id, Kind::Chunk)));
                         key = records[0].0;

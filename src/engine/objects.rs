@@ -75,32 +75,35 @@ impl Small {
 /// Reads every small object of a store.
 pub fn check(folder: &Folder, remote: &Remote) -> Result<Small> {
     let bucket = remote.packs.bucket().as_ref();
-    let mut all = BTreeSet::new();
+    let mut all = Vec::new();
     for prefix in [names::LOG, names::HOLDS, names::GC] {
-        bucket.list(prefix, &mut |name, _| {
-            all.insert(name.to_string());
+        bucket.list(prefix, &mut |name, size| {
+            all.push((name.to_string(), 0..size));
             Ok(())
         })?;
     }
+    all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     let mut found = Small::default();
     let mut chain = Chain::default();
-    for name in all {
+    bucket.get_all(&all, &mut |i, got| {
         folder.context.cancel.check()?;
+        let name = &all[i].0;
         found.objects += 1;
-        let checked = bucket.get(&name, 0..u64::MAX).and_then(|bytes| {
+        let checked = got.and_then(|bytes| {
             found.read_bytes += bytes.len() as u64;
-            look(folder, &name, &bytes, &mut chain)
+            look(folder, name, &bytes, &mut chain)
         });
         match checked {
             Ok(None) => {}
-            Ok(Some(fork)) => found.forked.push((name, fork)),
+            Ok(Some(fork)) => found.forked.push((name.clone(), fork)),
             Err(e @ Error::Offline { .. }) => return Err(e),
             Err(e) => {
                 chain.at.take();
-                found.damaged.push((name, e));
+                found.damaged.push((name.clone(), e));
             }
         }
-    }
+        Ok(())
+    })?;
     found.lost = lost_logs(folder, remote)?;
     found.lost.extend(hold::lost(folder, remote)?.into_iter().map(|(o, n)| Lost::Hold(o, n)));
     // A damaged object is there: it is not lost as well.

@@ -5,10 +5,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{RemoteConfig, Transport};
+use super::domains::Way;
 use crate::base::error::{Error, Result};
 use crate::peer::bucket::RemoteBucket;
+use crate::peer::config::HostConfig;
 use crate::peer::host::{Host, Login};
 use crate::peer::link::Timing;
 use crate::peer::machine;
@@ -20,9 +23,16 @@ use crate::peer::url::{Address, Url};
 use crate::store::Bucket;
 use crate::store::dir::DirBucket;
 
-/// Connections to one peer. Each is bounded by the server's window for a round trip, and libssh2 by one
-/// core.
-pub const SESSIONS: usize = 4;
+/// Connections to one peer at most. Each is bounded by the server's window (2 MiB) for a round trip, and
+/// libssh2 by one core.
+const SESSIONS: usize = 6;
+/// A farther store has its windows, not its disk, as the limit.
+const FAR: Duration = Duration::from_millis(10);
+
+/// Threads that write packs to a store on another machine, each over a connection of its own.
+pub fn writers(distance: Duration) -> usize {
+    if distance > FAR { SESSIONS } else { 4 }
+}
 
 /// A bucket, and what it would be lost together with.
 pub struct Place {
@@ -32,6 +42,8 @@ pub struct Place {
     pub domain: String,
     /// The number of that, if it is one of this machine.
     pub device: Option<u64>,
+    /// How its machine is reached, if that is another one.
+    pub way: Option<Way>,
 }
 
 /// The bucket of a remote. [`Error::Missing`] if the machine is there but holds no store.
@@ -41,16 +53,18 @@ pub fn open(name: &str, remote: &RemoteConfig, login: &Login) -> Result<Place> {
         Url::Sftp(address) => {
             let host = host(address, login);
             let domain = domain_of_host(&host)?;
+            let way = Some(Way::to(host.config()?));
             let bucket = SftpBucket::open(host).map_err(|e| named(name, e))?;
-            Ok(Place { bucket: Arc::new(bucket), domain, device: None })
+            Ok(Place { bucket: Arc::new(bucket), domain, device: None, way })
         }
         Url::Ssh(address) => {
+            let way = Way::to(&HostConfig::of(&address, login.config_file.as_deref())?);
             let bucket = peer(name, address, remote, login);
             let info = bucket.info()?;
             // A peer on this machine is lost with what lies beside it.
             let device = (info.host == machine::id()).then_some(info.device);
             let domain = device.map_or(info.host, domain_of);
-            Ok(Place { bucket: Arc::new(bucket), domain, device })
+            Ok(Place { bucket: Arc::new(bucket), domain, device, way: Some(Way { is_peer: true, ..way }) })
         }
     }
 }
@@ -95,7 +109,7 @@ fn open_dir(name: &str, path: &Path) -> Result<Place> {
     }
     let bucket = DirBucket::open(&place)?;
     let device = bucket.domain();
-    Ok(Place { bucket: Arc::new(bucket), domain: domain_of(device), device: Some(device) })
+    Ok(Place { bucket: Arc::new(bucket), domain: domain_of(device), device: Some(device), way: None })
 }
 
 /// An empty bucket for plain objects on another machine, where nothing is yet.

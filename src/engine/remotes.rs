@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::behind;
 use super::config::RemoteConfig;
+use super::domains::{self, Way};
 use super::folder::Folder;
 use super::places::{self, domain_of};
 use super::tiers::TierConfig;
@@ -43,6 +44,8 @@ pub struct Remote {
     pub name: String,
     /// What fails together with it.
     pub domain: String,
+    /// How its machine is reached, if that is another one.
+    pub way: Option<Way>,
     /// Whether a copy there lets local bytes go: it lies on another disk, or the user accepts that
     /// it does not.
     pub counts: bool,
@@ -96,6 +99,7 @@ impl Remotes {
                 Err(e) => return Err(e),
             }
         }
+        unify(&mut online);
         let opened = Self { online, offline };
         opened.push_logs(folder)?;
         Ok(opened)
@@ -239,6 +243,13 @@ fn read_one(remote: &Remote, id: RecordId, opener: &mut Opener) -> Result<Option
     Ok(found)
 }
 
+/// Stores that may be on one machine are in one failure domain.
+fn unify(online: &mut [Remote]) {
+    let mut stores: Vec<_> = online.iter().map(|r| (r.way.clone(), r.domain.clone())).collect();
+    domains::unify(&mut stores);
+    online.iter_mut().zip(stores).for_each(|(remote, (_, domain))| remote.domain = domain);
+}
+
 /// One store under two names would count as two copies.
 fn refuse_twice(online: &[Remote], new: &Remote) -> Result<()> {
     match online.iter().find(|r| r.packs.id() == new.packs.id()) {
@@ -267,7 +278,7 @@ pub fn open_own(folder: &Folder) -> Result<Remote> {
     let packs = Arc::new(packs);
     let member = Arc::new(Member::new(OWN, packs.clone(), Duration::ZERO));
     let domain = domain_of(folder.own.domain());
-    Ok(Remote { name: OWN.into(), domain, counts: false, packs, member, tier: 0 })
+    Ok(Remote { name: OWN.into(), domain, way: None, counts: false, packs, member, tier: 0 })
 }
 
 /// What opening a store needs of a folder; may go to other threads.
@@ -319,21 +330,24 @@ impl Opening<'_> {
         })?;
         let beside = place.device.is_some() && place.device == self.tree;
         let counts = !beside || remote.same_disk || remote.domain.is_some();
-        let packs = Packs::open(name, place.bucket, self.id, self.keys, &self.index);
+        let start = Instant::now();
+        // How long a small answer takes tells how far away it is.
+        let head = Packs::head(place.bucket.as_ref());
+        let distance = start.elapsed();
+        let packs =
+            head.and_then(|head| Packs::open_with(head, name, place.bucket, self.id, self.keys, &self.index));
         let packs = packs.map_err(|e| match e {
             Error::Unsupported(why) => Error::Unsupported(format!("{name}: {why}")),
             e => e,
         })?;
-        let packs = if is_far(remote) { packs.with_writers(places::SESSIONS) } else { packs };
+        let packs = if is_far(remote) { packs.with_writers(places::writers(distance)) } else { packs };
         let domain = remote.domain.clone().unwrap_or(place.domain);
         let packs = Arc::new(packs);
-        let start = Instant::now();
-        // How long a small answer takes tells how far away it is.
-        Packs::head(packs.bucket().as_ref())?;
-        let member = Arc::new(Member::new(name, packs.clone(), start.elapsed()));
+        let member = Arc::new(Member::new(name, packs.clone(), distance));
         let tier = self.tiers.iter().position(|t| t.stores.iter().any(|s| s == name));
         let tier = tier.unwrap_or(self.tiers.len());
-        Ok(Remote { name: name.into(), domain, counts, packs, member, tier })
+        let way = place.way.map(|way| Way { is_named: remote.domain.is_some(), ..way });
+        Ok(Remote { name: name.into(), domain, way, counts, packs, member, tier })
     }
 }
 

@@ -13,6 +13,7 @@ use super::config::NeedGuard;
 use super::folder::Folder;
 use super::held::{Held, guard_of};
 use super::hold;
+use super::manifests::{Asked, records_of_all};
 use super::place::still_hashes_to;
 use super::policy::{Pinned, speed};
 use super::remotes::{Remote, Remotes};
@@ -212,14 +213,20 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
 /// Files that need not be read: their bytes are proven and on the stores.
 fn free_ready(folder: &mut Folder, remotes: &Remotes, freeing: &mut Freeing, ready: Spool) -> Result<()> {
     let mut opener = Opener::new(&folder.keys)?;
-    for item in ready.read()? {
-        let Some(row) = folder.history.local(&item?.1)? else { continue };
-        let Some(body) = row.body else { continue };
-        match remotes.records_of(body, row.size, &mut opener) {
-            Ok(records) => freeing.push(&mut folder.history, Candidate { row, records })?,
-            Err(e) => freeing.refuse(&row.path, e),
+    let mut paths = ready.read()?.peekable();
+    while paths.peek().is_some() {
+        let mut rows = Vec::new();
+        for item in paths.by_ref().take(BATCH) {
+            rows.extend(folder.history.local(&item?.1)?.and_then(|row| Some((row.body?, row))));
         }
-        folder.context.cancel.check()?;
+        let asked: Vec<Asked> = rows.iter().map(|(body, row)| (*body, row.size)).collect();
+        for ((_, row), records) in rows.into_iter().zip(records_of_all(remotes, &asked, &mut opener)?) {
+            match records {
+                Ok(records) => freeing.push(&mut folder.history, Candidate { row, records })?,
+                Err(e) => freeing.refuse(&row.path, e),
+            }
+            folder.context.cancel.check()?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use super::db::History;
 use super::local::{self, LocalRow};
 use super::log::{self, Identity, LogObject, Tail};
 use super::origins::{self, Origins};
+use super::reader::LogReader;
 use super::sql::{db, int};
 use super::{forgotten, row, survey};
 use crate::base::error::{Error, Result};
@@ -43,8 +44,7 @@ impl History {
             done.problems.extend(origin.map(|o| (o, survey::odd_name(name))));
         }
         for (origin, objects) in &found.origins {
-            let reader = LogReader { bucket, folder, origin };
-            self.follow(&reader, objects, &mut done)?;
+            self.follow((bucket, folder, origin), objects, &mut done)?;
         }
         Ok(done)
     }
@@ -101,8 +101,13 @@ impl History {
     }
 
     /// Applies one origin's objects as far as they can be followed.
-    fn follow(&mut self, log: &LogReader, objects: &[LogObject], done: &mut CatchUp) -> Result<()> {
-        let mut tail = origins::tail(&self.conn, log.origin)?;
+    fn follow(
+        &mut self,
+        (bucket, folder, origin): (&dyn Bucket, FolderId, &OriginId),
+        objects: &[LogObject],
+        done: &mut CatchUp,
+    ) -> Result<()> {
+        let mut tail = origins::tail(&self.conn, origin)?;
         let mut group: Vec<(Batch, Tail)> = Vec::new();
         let (mut entries, mut raw) = (0, 0);
         let news = objects.partition_point(|o| o.from <= tail.number);
@@ -110,31 +115,32 @@ impl History {
         let mut left: Vec<&LogObject> = objects[..news].iter().filter(|o| o.to > tail.number).collect();
         left.extend(&objects[news..]);
         let before = done.problems.len();
+        let mut reader = LogReader::new(bucket, folder, origin, left.iter().copied());
         let mut left = left.as_slice();
         while let [object, rest @ ..] = left {
             left = rest;
-            match log.next(object, rest, &tail) {
+            match next(&mut reader, object, rest, &tail) {
                 Step::Batch(batch) => {
                     tail = tail.after(&batch);
                     (entries, raw) = (entries + batch.entries.len(), raw + batch.head.raw_len as usize);
                     group.push((*batch, tail));
                 }
-                Step::Skip(e) => done.problems.push((*log.origin, e)),
+                Step::Skip(e) => done.problems.push((*origin, e)),
                 // A gap behind a damaged object needs no second word.
                 Step::Gap(_) if done.problems.len() > before => break,
                 Step::Gap(e) | Step::Stop(e) => {
-                    done.problems.push((*log.origin, e));
+                    done.problems.push((*origin, e));
                     break;
                 }
                 Step::Fail(e) => return Err(e),
             }
             if entries >= GROUP || raw >= crate::format::log::SOFT_RAW {
-                done.entries += self.apply_batches(log.origin, &group)?;
+                done.entries += self.apply_batches(origin, &group)?;
                 group.clear();
                 (entries, raw) = (0, 0);
             }
         }
-        done.entries += self.apply_batches(log.origin, &group)?;
+        done.entries += self.apply_batches(origin, &group)?;
         Ok(())
     }
 
@@ -173,33 +179,24 @@ enum Step {
     Fail(Error),
 }
 
-struct LogReader<'a> {
-    bucket: &'a dyn Bucket,
-    folder: FolderId,
-    origin: &'a OriginId,
-}
-
-impl LogReader<'_> {
-    fn next(&self, object: &LogObject, rest: &[&LogObject], tail: &Tail) -> Step {
-        if object.from > tail.number + 1 {
-            return Step::Gap(log::gap(self.origin, tail.number + 1, object.from - 1));
-        }
-        let batch = match log::load(self.bucket, self.folder, self.origin, object) {
-            Ok((batch, _)) => batch,
-            Err(e) if log::is_fatal(&e) => return Step::Fail(e),
-            Err(e) => return Step::Skip(e),
-        };
-        // A second signed batch for the same numbers: neither can be trusted to be the one that
-        // others have, so nothing from here on is applied.
-        let is_twin = |o: &&&LogObject| {
-            o.from == object.from && log::load(self.bucket, self.folder, self.origin, o).is_ok()
-        };
-        let twin = rest.iter().take_while(|o| o.from == object.from).find(is_twin);
-        if object.from <= tail.number || batch.head.prev != tail.hash || twin.is_some() {
-            return Step::Stop(log::unchained(&object.name));
-        }
-        Step::Batch(Box::new(batch))
+/// Reads the next object, if it follows.
+fn next(reader: &mut LogReader, object: &LogObject, rest: &[&LogObject], tail: &Tail) -> Step {
+    if object.from > tail.number + 1 {
+        return Step::Gap(log::gap(reader.origin, tail.number + 1, object.from - 1));
     }
+    let batch = match reader.load(object) {
+        Ok((batch, _)) => batch,
+        Err(e) if log::is_fatal(&e) => return Step::Fail(e),
+        Err(e) => return Step::Skip(e),
+    };
+    // A second signed batch for the same numbers: neither can be trusted to be the one that
+    // others have, so nothing from here on is applied.
+    let twins = rest.iter().take_while(|o| o.from == object.from);
+    let twin = twins.copied().find(|o| reader.load(o).is_ok());
+    if object.from <= tail.number || batch.head.prev != tail.hash || twin.is_some() {
+        return Step::Stop(log::unchained(&object.name));
+    }
+    Step::Batch(Box::new(batch))
 }
 
 /// Consecutive entries of one origin.

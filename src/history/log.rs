@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 
+use super::reader::LogReader;
 use super::survey;
 pub use super::survey::{LogObject, object_name};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId};
 use crate::format::key::origin_id;
-use crate::format::log::{self as format, Batch, BatchHead, MAX_ENTRIES, MAX_RAW, SOFT_RAW};
+use crate::format::log::{self as format, Batch, BatchHead, MAX_ENTRIES, SOFT_RAW};
 use crate::model::entry::{Entry, Op};
 use crate::store::Bucket;
 
-/// Larger objects are refused unread: a batch at its limits, its head and signature.
-const MAX_OBJECT: u64 = (MAX_RAW + (128 << 10)) as u64;
+/// Bytes of log objects that are put together.
+const TOGETHER: usize = 8 << 20;
 
 /// Who writes a log: a key, one incarnation of it, and a name for people.
 #[derive(Clone)]
@@ -169,39 +170,6 @@ fn weight(entry: &Entry) -> usize {
     256 + paths + target + 48 * entry.seen.len()
 }
 
-/// Reads and verifies one object: its signature, and that it is what its name says.
-/// Returns its bytes too.
-pub fn load(
-    bucket: &dyn Bucket,
-    folder: FolderId,
-    origin: &OriginId,
-    object: &LogObject,
-) -> Result<(Batch, Vec<u8>)> {
-    let bad = |why: &str| Error::corrupt(&object.name, why);
-    if object.size > MAX_OBJECT {
-        return Err(bad("too large for a log object"));
-    }
-    let bytes = bucket.get(&object.name, 0..object.size)?;
-    if bytes.len() as u64 != object.size {
-        return Err(bad("shorter than listed"));
-    }
-    let batch = format::decode(&bytes).map_err(|e| match e {
-        Error::Corrupt { what, why } => bad(&format!("{what}: {why}")),
-        other => other,
-    })?;
-    if batch.head.folder != folder {
-        return Err(bad("belongs to another folder"));
-    }
-    if batch.head.origin() != *origin || (batch.head.from, batch.head.to()) != (object.from, object.to) {
-        return Err(bad("is not the batch its name says"));
-    }
-    // SQLite integers are signed; no honest clock gets near.
-    if batch.entries.iter().any(|e| e.hlc > i64::MAX as u64) {
-        return Err(bad("clock value out of range"));
-    }
-    Ok((batch, bytes))
-}
-
 /// Whether the bucket as a whole, and not one object of it, is in trouble.
 pub fn is_fatal(error: &Error) -> bool {
     matches!(error, Error::Offline { .. } | Error::Interrupted | Error::NoSpace(_) | Error::Locked(_))
@@ -218,7 +186,7 @@ pub fn copy_missing(from: &dyn Bucket, to: &dyn Bucket, folder: FolderId) -> Res
     let mut stats = CopyStats::default();
     for (origin, objects) in &here.origins {
         let present = there.remove(origin).unwrap_or_default();
-        Copier { from, to, folder, origin, stats: &mut stats }.run(objects, &present)?;
+        Copier::new(to, origin, &mut stats).run(from, folder, objects, &present)?;
     }
     stats.problems.extend(here.odd.iter().map(|(name, _)| (name.clone(), survey::odd_name(name))));
     Ok(stats)
@@ -234,20 +202,31 @@ pub fn copy_origin_missing(
     let objects = survey(from)?.remove(origin).unwrap_or_default();
     let present = survey(to)?.remove(origin).unwrap_or_default();
     let mut stats = CopyStats::default();
-    Copier { from, to, folder, origin, stats: &mut stats }.run(&objects, &present)?;
+    Copier::new(to, origin, &mut stats).run(from, folder, &objects, &present)?;
     Ok(stats)
 }
 
 struct Copier<'a> {
-    from: &'a dyn Bucket,
     to: &'a dyn Bucket,
-    folder: FolderId,
     origin: &'a OriginId,
     stats: &'a mut CopyStats,
+    /// Verified, and not put yet.
+    waiting: Vec<(String, Vec<u8>)>,
+    bytes: usize,
 }
 
-impl Copier<'_> {
-    fn run(&mut self, objects: &[LogObject], present: &[LogObject]) -> Result<()> {
+impl<'a> Copier<'a> {
+    fn new(to: &'a dyn Bucket, origin: &'a OriginId, stats: &'a mut CopyStats) -> Self {
+        Self { to, origin, stats, waiting: Vec::new(), bytes: 0 }
+    }
+
+    fn run(
+        mut self,
+        from: &dyn Bucket,
+        folder: FolderId,
+        objects: &[LogObject],
+        present: &[LogObject],
+    ) -> Result<()> {
         let names: BTreeSet<&str> = present.iter().map(|o| o.name.as_str()).collect();
         let mut missing: Vec<(bool, &LogObject)> =
             objects.iter().filter(|o| !names.contains(o.name.as_str())).map(|o| (false, o)).collect();
@@ -257,8 +236,18 @@ impl Copier<'_> {
         // What is already there goes first: of two objects with one position it wins.
         missing.extend(present.iter().map(|o| (true, o)));
         missing.sort_by_key(|(is_there, o)| (o.from, !is_there, o.to));
+        let wanted = missing.iter().filter(|(is_there, _)| !is_there).map(|(_, o)| *o);
+        let mut reader = LogReader::new(from, folder, self.origin, wanted);
+        let followed = self.follow(&mut reader, &missing);
+        // What was read before a failure is as good as any.
+        self.put()?;
+        followed
+    }
+
+    /// Copies what follows without a gap.
+    fn follow(&mut self, reader: &mut LogReader, objects: &[(bool, &LogObject)]) -> Result<()> {
         let (mut number, mut hash, mut clean) = (0, None, true);
-        for (is_there, object) in missing {
+        for (is_there, object) in objects {
             if object.from > number + 1 {
                 if clean {
                     self.problem(&object.name, gap(self.origin, number + 1, object.from - 1));
@@ -267,16 +256,21 @@ impl Copier<'_> {
             }
             let next = if object.from <= number {
                 Err(Error::corrupt(&object.name, "overlaps another batch of its origin: the history forked"))
-            } else if is_there {
+            } else if *is_there {
                 Ok(None)
             } else {
-                self.fetch(object, hash).map(Some)
+                fetch(reader, object, hash).map(Some)
             };
             match next {
                 Ok(None) => (number, hash) = (object.to, None),
                 Ok(Some((batch, bytes))) => {
-                    self.put(&object.name, &batch, &bytes)?;
                     (number, hash) = (object.to, Some(batch.hash));
+                    self.stats.entries += batch.entries.len() as u64;
+                    self.bytes += bytes.len();
+                    self.waiting.push((object.name.clone(), bytes));
+                    if self.bytes >= TOGETHER {
+                        self.put()?;
+                    }
                 }
                 Err(e) if is_fatal(&e) => return Err(e),
                 Err(e) => {
@@ -288,32 +282,41 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Reads and verifies one object; `prev` is the hash it must be chained to, where it is known.
-    fn fetch(&self, object: &LogObject, prev: Option<[u8; 32]>) -> Result<(Batch, Vec<u8>)> {
-        let (batch, bytes) = load(self.from, self.folder, self.origin, object)?;
-        let starts_wrong = batch.head.from == 1 && batch.head.prev != [0; 32];
-        if starts_wrong || prev.is_some_and(|prev| prev != batch.head.prev) {
-            return Err(unchained(&object.name));
+    /// Puts what waits.
+    fn put(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.bytes = 0;
+        match self.to.put_all(&waiting) {
+            // Somebody else was faster, with the same objects.
+            Err(Error::Refused(_)) => {
+                waiting.iter().try_for_each(|(name, bytes)| self.put_one(name, bytes))?
+            }
+            done => done?,
         }
-        Ok((batch, bytes))
+        self.stats.objects += waiting.len() as u64;
+        Ok(())
     }
 
-    fn put(&mut self, name: &str, batch: &Batch, bytes: &[u8]) -> Result<()> {
+    fn put_one(&self, name: &str, bytes: &[u8]) -> Result<()> {
         match self.to.put(name, &[bytes]) {
-            Ok(()) => {
-                self.stats.objects += 1;
-                self.stats.entries += batch.entries.len() as u64;
-                Ok(())
-            }
-            // Somebody else was faster, with the same object.
             Err(Error::Refused(_)) if self.to.get(name, 0..bytes.len() as u64 + 1)? == bytes => Ok(()),
-            Err(e) => Err(e),
+            done => done,
         }
     }
 
     fn problem(&mut self, name: &str, error: Error) {
         self.stats.problems.push((name.to_string(), error));
     }
+}
+
+/// Reads and verifies one object; `prev` is the hash it must be chained to, where it is known.
+fn fetch(reader: &mut LogReader, object: &LogObject, prev: Option<[u8; 32]>) -> Result<(Batch, Vec<u8>)> {
+    let (batch, bytes) = reader.load(object)?;
+    let starts_wrong = batch.head.from == 1 && batch.head.prev != [0; 32];
+    if starts_wrong || prev.is_some_and(|prev| prev != batch.head.prev) {
+        return Err(unchained(&object.name));
+    }
+    Ok((batch, bytes))
 }
 
 /// Entries that should be there and are not.

@@ -13,6 +13,7 @@ mod forgotten;
 mod local;
 mod origins;
 mod read;
+mod reader;
 mod row;
 mod sql;
 mod summary;

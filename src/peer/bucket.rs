@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::get::Fetch;
+use super::link::get::{self, Fetch};
 use super::link::put::Outgoing;
 use super::link::{Link, Timing, Traffic};
 use super::stream::Dial;
@@ -18,8 +18,10 @@ use crate::base::id::FolderId;
 use crate::format::message::{Info, MAX_OBJECTS, NewPeer};
 use crate::store::{Bucket, names};
 
-/// Bytes that are asked for ahead of the one who takes them.
-const AHEAD: u64 = 32 << 20;
+/// Bytes that are asked for ahead of the one who takes them, by each open connection.
+const AHEAD: u64 = 16 << 20;
+/// Connections that one reader uses.
+const READING: usize = 4;
 /// Requests that are made ahead.
 const AHEAD_COUNT: usize = 48;
 /// Bytes of objects in one request, unless one is larger.
@@ -28,7 +30,7 @@ const BATCH: u64 = 16 << 20;
 /// A peer's bucket.
 pub struct RemoteBucket {
     name: String,
-    links: Vec<Link>,
+    links: Vec<Arc<Link>>,
 }
 
 impl RemoteBucket {
@@ -42,7 +44,7 @@ impl RemoteBucket {
         sessions: usize,
         timing: Timing,
     ) -> Self {
-        let link = |_| Link::new(Arc::clone(&dial), folder, timing);
+        let link = |_| Arc::new(Link::new(Arc::clone(&dial), folder, timing));
         Self { name: name.into(), links: (0..sessions.max(1)).map(link).collect() }
     }
 
@@ -65,16 +67,33 @@ impl RemoteBucket {
 
     /// What went over the connections so far.
     pub fn traffic(&self) -> Traffic {
-        self.links.iter().map(Link::traffic).fold(Traffic::default(), |a, b| Traffic {
+        self.links.iter().map(|link| link.traffic()).fold(Traffic::default(), |a, b| Traffic {
             sent: a.sent + b.sent,
             received: a.received + b.received,
             dials: a.dials + b.dials,
         })
     }
 
-    /// The connection with the least to do.
+    /// The connection with the least to do; it may have to be dialled first.
     fn link(&self) -> &Link {
         self.links.iter().min_by_key(|link| link.load()).unwrap_or(&self.links[0])
+    }
+
+    /// The open connection with the least to do.
+    fn open_link(&self) -> &Link {
+        let open = self.links.iter().filter(|link| link.is_up());
+        open.min_by_key(|link| link.load()).unwrap_or(&self.links[0])
+    }
+
+    /// Opens more connections in the background, where there is work for them.
+    fn warm(&self, work: u64) {
+        let wanted = usize::try_from(work / AHEAD).unwrap_or(usize::MAX).min(READING);
+        self.links.iter().take(wanted).for_each(Link::warm);
+    }
+
+    /// Bytes that may be asked for ahead now.
+    fn ahead(&self) -> u64 {
+        AHEAD * self.links.iter().filter(|link| link.is_up()).count().max(1) as u64
     }
 
     /// An unreachable place goes by the name that the user gave it.
@@ -110,7 +129,7 @@ impl Bucket for RemoteBucket {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         names::check(name)?;
-        self.named(Fetch::new(self.link(), name, range).finish())
+        self.named(Fetch::new(self.open_link(), name, range).finish())
     }
 
     /// Asks for several ranges before the first has come.
@@ -121,11 +140,14 @@ impl Bucket for RemoteBucket {
     ) -> Result<()> {
         let mut under_way: VecDeque<Result<Fetch<'_>>> = VecDeque::new();
         let (mut ahead, mut asked) = (0, 0);
+        self.warm(wanted.iter().map(|(_, range)| get::expected(range)).sum());
         for at in 0..wanted.len() {
-            while asked < wanted.len() && (asked == at || (ahead < AHEAD && under_way.len() < AHEAD_COUNT)) {
+            while asked < wanted.len()
+                && (asked == at || (ahead < self.ahead() && under_way.len() < AHEAD_COUNT))
+            {
                 let (name, range) = &wanted[asked];
                 let fetch = names::check(name).and_then(|()| {
-                    let mut fetch = Fetch::new(self.link(), name, range.clone());
+                    let mut fetch = Fetch::new(self.open_link(), name, range.clone());
                     fetch.start().map(|()| fetch)
                 });
                 ahead += fetch.as_ref().map_or(0, Fetch::expected);

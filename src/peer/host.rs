@@ -13,7 +13,7 @@ use std::time::Duration;
 use ssh2::{HashType, MethodType, Session};
 
 use super::auth::{self, Ask, Question, Secrets};
-use super::config::{HostConfig, Strict};
+use super::config::{HostConfig, Strict, has_aes};
 use super::hosts::{self, HostKey, Known, Verdict};
 use super::proxy::{self, Proxy};
 use super::url::Address;
@@ -127,6 +127,11 @@ impl Host {
         };
         let wanted = right.map_or_else(|| hosts::preference(&known), |k| algorithms(&k.kind));
         session.method_pref(MethodType::HostKey, &wanted).map_err(|e| fail("host key algorithms", e))?;
+        if let Some(ciphers) = config.fast_ciphers(has_aes()) {
+            for way in [MethodType::CryptCs, MethodType::CryptSc] {
+                session.method_pref(way, &ciphers).map_err(|e| fail("ciphers", e))?;
+            }
+        }
         let doing = if proxied { "no ssh handshake through its proxy" } else { "no ssh handshake" };
         session.handshake().map_err(|e| fail(doing, e))?;
         let shown = shown(session).ok_or_else(|| self.offline("it shows no host key".into()))?;

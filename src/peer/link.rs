@@ -4,7 +4,7 @@
 //! done of it is not done twice, and that a place which cannot be reached is given up after a bounded
 //! time. Knows requests, not what they are for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,13 +83,35 @@ pub struct Link {
     state: Mutex<State>,
     /// Bytes of requests under way.
     load: AtomicU64,
+    /// Whether it is open, or was when it was used last.
+    up: AtomicBool,
+    warming: AtomicBool,
 }
 
 impl Link {
     /// Nothing is dialled yet. `folder`: the one that is meant, if it is known.
     pub fn new(dial: Arc<dyn Dial>, folder: Option<FolderId>, timing: Timing) -> Self {
         let hello = Hello { version: VERSION, features: vec![], program: super::program(), folder };
-        Self { dial, hello, timing, state: Mutex::default(), load: AtomicU64::new(0) }
+        let (up, warming) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { dial, hello, timing, state: Mutex::default(), load: AtomicU64::new(0), up, warming }
+    }
+
+    /// Whether a request can go out without dialling first.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Dials in the background, unless it is open. Nobody is told if that fails: whoever uses it is.
+    pub fn warm(self: &Arc<Self>) {
+        if self.is_up() || self.warming.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let link = Arc::clone(self);
+        // Without a thread it is dialled when it is used.
+        let _ = std::thread::Builder::new().name("dial".into()).spawn(move || {
+            let _ = link.conn();
+            link.warming.store(false, Ordering::Relaxed);
+        });
     }
 
     /// What went over it so far.
@@ -162,6 +184,7 @@ impl Link {
         if let Some(conn) = state.conn.as_ref().filter(|conn| !conn.is_dead()) {
             return Ok(Arc::clone(conn));
         }
+        self.up.store(false, Ordering::Relaxed);
         state.retire();
         if let Some((why, at)) = &state.gave_up
             && at.elapsed() < REST
@@ -187,6 +210,7 @@ impl Link {
             Ok(conn) => {
                 let conn = Arc::new(conn);
                 state.conn = Some(Arc::clone(&conn));
+                self.up.store(true, Ordering::Relaxed);
                 state.gave_up = None;
                 Ok(conn)
             }
@@ -201,6 +225,7 @@ impl Link {
     fn part(&self, conn: &Conn) {
         let mut state = self.state();
         if state.conn.as_ref().is_some_and(|current| std::ptr::eq(current.as_ref(), conn)) {
+            self.up.store(false, Ordering::Relaxed);
             state.retire();
         }
     }

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::process::Command;
 
-use super::config::{HostConfig, options};
+use super::config::{HostConfig, has_aes, options};
 use super::host::Login;
 use super::proxy::undisturbed;
 use super::remote::{ALIVE_EVERY, Verdict, Words, serve_command, verdict};
@@ -37,6 +37,9 @@ impl OpensshDial {
         };
         if config.alive_interval.is_none() {
             option(format!("ServerAliveInterval={}", ALIVE_EVERY.as_secs()));
+        }
+        if let Some(ciphers) = config.fast_ciphers(has_aes()) {
+            option(format!("Ciphers={ciphers}"));
         }
         if config.connect_timeout.is_none() {
             option("ConnectTimeout=15".into());
@@ -70,6 +73,13 @@ impl Dial for OpensshDial {
 struct SshEnd {
     child: ChildEnd,
     place: String,
+}
+
+impl Drop for SshEnd {
+    /// Everything was answered: its own farewell would only take round trips.
+    fn drop(&mut self) {
+        self.child.terminate();
+    }
 }
 
 impl End for SshEnd {

@@ -103,15 +103,20 @@ impl Pump {
             Ok(()) => self.work(&mut state).err().map(|b| b.0),
             Err(e) => Some(format!("pipes: {e}")),
         };
-        let exit = if broken.is_none() { self.exit() } else { None };
+        let told_to_end = state.leaving.is_some();
+        let exit = if broken.is_none() && !told_to_end { self.exit() } else { None };
         let said = lines(&state.errors);
-        if broken.is_some() {
-            // libssh2 would wait for a farewell.
-            let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
-        }
         // So that the farewell of channel and session is sent.
         self.session.set_timeout(FAREWELL_MS);
         self.session.set_blocking(true);
+        if told_to_end {
+            // If it cannot be said any more, the end of the connection says it.
+            let _ = self.session.disconnect(None, "done", None);
+        }
+        if broken.is_some() || told_to_end {
+            // libssh2 would wait for an answer to its farewell, round trips long.
+            let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        }
         Words { exit, said, broken }
     }
 
@@ -130,6 +135,9 @@ impl Pump {
             moved |= self.give(state);
             if state.owed.is_none_or(|c| c == Call::Alive) {
                 self.keep_alive(state)?;
+            }
+            if state.leaving.is_some() && state.eof_sent && state.owed.is_none() {
+                return Ok(());
             }
             let all_given = state.given == state.down.len();
             if (state.down_done && all_given) || (state.unheard && state.eof_sent) {

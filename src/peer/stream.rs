@@ -158,6 +158,16 @@ impl ChildEnd {
         (status, self.said.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    /// Asks it to end at once.
+    pub fn terminate(&mut self) {
+        // One that has ended already, and was waited for, has no id any more.
+        if let (Ok(None), Some(pid)) =
+            (self.child.try_wait(), rustix::process::Pid::from_raw(self.child.id() as i32))
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
     /// Its exit status, if it ends within some time.
     fn wait(&mut self, time: Duration) -> Option<std::process::ExitStatus> {
         let until = Instant::now() + time;

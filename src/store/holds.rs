@@ -13,6 +13,9 @@ use crate::model::entry::Body;
 
 /// Largest hold that is read: far more than a batch of any size ddr writes.
 const MAX_HOLD: u64 = 64 << 20;
+/// Batches read together, and their bytes.
+const TOGETHER: usize = 64;
+const TOGETHER_BYTES: u64 = 16 << 20;
 /// How often a listing is taken again because a batch in it was compacted away meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -40,9 +43,14 @@ pub fn next_number(bucket: &dyn Bucket, origin: OriginId) -> Result<u64> {
 
 /// The numbers of an origin's batches, in order.
 pub fn of_origin(bucket: &dyn Bucket, origin: OriginId) -> Result<Vec<u64>> {
+    Ok(listed(bucket, origin)?.into_iter().map(|(number, _)| number).collect())
+}
+
+/// The same with their sizes.
+fn listed(bucket: &dyn Bucket, origin: OriginId) -> Result<Vec<(u64, u64)>> {
     let mut all = Vec::new();
-    bucket.list(&format!("{}{origin}/", names::HOLDS), &mut |name, _| {
-        all.push(names::parse_hold(name).ok_or_else(|| strange(name))?.1);
+    bucket.list(&format!("{}{origin}/", names::HOLDS), &mut |name, size| {
+        all.push((names::parse_hold(name).ok_or_else(|| strange(name))?.1, size));
         Ok(())
     })?;
     all.sort_unstable();
@@ -51,12 +59,41 @@ pub fn of_origin(bucket: &dyn Bucket, origin: OriginId) -> Result<Vec<u64>> {
 
 /// Reads one batch and checks that it is the one its name says.
 pub fn read_hold(bucket: &dyn Bucket, origin: OriginId, number: u64) -> Result<Hold> {
-    let name = names::hold(origin, number);
-    let hold = Hold::decode(&bucket.get(&name, 0..MAX_HOLD)?)?;
-    if (hold.origin, hold.number) != (origin, number) {
-        return Err(Error::corrupt(name, "it says it is another hold"));
+    decode(&bucket.get(&names::hold(origin, number), 0..MAX_HOLD)?, origin, number)
+}
+
+fn decode(bytes: &[u8], origin: OriginId, number: u64) -> Result<Hold> {
+    let hold = Hold::decode(bytes)?;
+    match (hold.origin, hold.number) == (origin, number) {
+        true => Ok(hold),
+        false => Err(Error::corrupt(names::hold(origin, number), "it says it is another hold")),
     }
-    Ok(hold)
+}
+
+/// Reads the newest of some batches, as many as may be held in memory together; the oldest of them first.
+/// Also returns the batches before them.
+fn read_newest(
+    bucket: &dyn Bucket,
+    origin: OriginId,
+    listed: &[(u64, u64)],
+) -> Result<(Vec<(u64, Result<Hold>)>, usize)> {
+    let mut bytes = 0;
+    let fits = |(_, size): &&(u64, u64)| {
+        bytes += size;
+        bytes <= TOGETHER_BYTES
+    };
+    let count = listed.iter().rev().take(TOGETHER).take_while(fits).count().max(1);
+    let before = listed.len().saturating_sub(count);
+    let some = &listed[before..];
+    let range = |(number, size): &(u64, u64)| (names::hold(origin, *number), 0..(*size).min(MAX_HOLD));
+    let wanted: Vec<_> = some.iter().map(range).collect();
+    let mut holds = Vec::with_capacity(some.len());
+    bucket.get_all(&wanted, &mut |i, got| {
+        let number = some[i].0;
+        holds.push((number, got.and_then(|bytes| decode(&bytes, origin, number))));
+        Ok(())
+    })?;
+    Ok((holds, before))
 }
 
 /// Calls `sink` with everything that any origin holds: all batches, applied in order. What the
@@ -94,25 +131,27 @@ pub fn held_by(bucket: &dyn Bucket, origin: OriginId) -> Result<Held> {
 
 /// Reads from the newest batch back: what it says of a content stands, whatever older ones say.
 fn try_held_by(bucket: &dyn Bucket, origin: OriginId) -> Result<Held> {
-    let numbers = of_origin(bucket, origin)?;
+    let listed = listed(bucket, origin)?;
     let mut held = Held::default();
     let mut released = BTreeSet::new();
-    let (mut since, mut next) = (1, numbers.last().map_or(0, |last| last + 1));
-    for number in numbers.iter().rev() {
-        if next == since {
-            // The rest is void.
-            return Ok(held);
+    let (mut since, mut next) = (1, listed.last().map_or(0, |(last, _)| last + 1));
+    let mut left = listed.as_slice();
+    'all: while !left.is_empty() {
+        let (holds, before) = read_newest(bucket, origin, left)?;
+        left = &left[..before];
+        for (number, hold) in holds.into_iter().rev() {
+            // What is before `since` is void; a gap is told below.
+            if next == since || number + 1 != next {
+                break 'all;
+            }
+            next = number;
+            let hold = hold?;
+            held.batches += 1;
+            held.changes += (hold.adds.len() + hold.releases.len()) as u64;
+            held.bodies.extend(hold.adds.into_iter().filter(|body| !released.contains(body)));
+            released.extend(hold.releases.into_iter().filter(|body| !held.bodies.contains(body)));
+            since = since.max(hold.since.unwrap_or(1));
         }
-        if *number + 1 != next {
-            break;
-        }
-        next = *number;
-        let hold = read_hold(bucket, origin, *number)?;
-        held.batches += 1;
-        held.changes += (hold.adds.len() + hold.releases.len()) as u64;
-        held.bodies.extend(hold.adds.into_iter().filter(|body| !released.contains(body)));
-        released.extend(hold.releases.into_iter().filter(|body| !held.bodies.contains(body)));
-        since = since.max(hold.since.unwrap_or(1));
     }
     match next <= since {
         true => Ok(held),

@@ -69,3 +69,13 @@ fn big_objects_come_whole_in_parts_and_from_the_middle() {
 fn files(dir: &Path) -> usize {
     std::fs::read_dir(dir).map_or(0, |entries| entries.count())
 }
+
+#[test]
+fn a_peer_and_a_plain_store_on_one_machine_are_one_failure_domain() {
+    let Some((shell, _sshd)) = with_server() else { return };
+    shell.ok("ddr remote add nas ssh://nas$PWD/../../far --init --same-disk");
+    shell.ok("ddr remote add plain sftp://nas$PWD/../../plain --init");
+    let said = shell.code("ddr stash --copies 2 .", 4);
+    assert!(said.contains("only 1 failure domain"), "{said}");
+    shell.ok("ddr remote set plain --domain attic && ddr stash --copies 2 .");
+}

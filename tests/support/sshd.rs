@@ -57,6 +57,11 @@ impl Sshd {
         Err("sshd did not start on a free port".into())
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
     /// The client's configuration.
     pub fn config(&self) -> PathBuf {
         self.dir.join("config")

@@ -131,7 +131,9 @@ fn odd(link: &Link) -> Trouble {
     Trouble::Final(Error::corrupt(link.dial.place(), "it did not answer what it was asked"))
 }
 
-fn expected(range: &Range<u64>) -> u64 {
+/// Bytes of a range that are likely to come.
+pub fn expected(range: &Range<u64>) -> u64 {
+    let range = range.start..range.end.max(range.start);
     match range.end - range.start {
         len if len > MAX_GET => GUESS,
         len => len,

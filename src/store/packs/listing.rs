@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, PackId};
+use crate::format::mark::Mark;
 use crate::format::pack::{FOOT_LEN, Foot, HEAD_LEN, Row, decode_table};
 use crate::model::entry::Kind;
 use crate::store::index::{KnownPack, NewPack};
@@ -51,7 +52,7 @@ pub fn refresh(bucket: &dyn Bucket, folder: FolderId, catalog: &Catalog) -> Resu
     // What is known must be asked before what is there: a pack written in between is then listed
     // but not known, never known but not listed.
     let known = catalog.index().packs()?;
-    let listed = list_packs(bucket)?;
+    let (listed, mark) = look(bucket)?;
     let mut stats = OpenStats::default();
 
     let sizes: HashMap<(Kind, PackId), u64> = listed.iter().map(|p| ((p.kind, p.name), p.size)).collect();
@@ -63,7 +64,7 @@ pub fn refresh(bucket: &dyn Bucket, folder: FolderId, catalog: &Catalog) -> Resu
     let have: HashSet<(Kind, PackId)> =
         known.iter().filter(|p| is_same(p)).map(|p| (p.kind, p.name)).collect();
     load_new(bucket, folder, catalog, listed, &have, &mut stats)?;
-    let unreadable_mark = apply_mark(bucket, folder, catalog)?;
+    let unreadable_mark = apply_mark(mark, folder, catalog)?;
     catalog.reload()?;
     for pack in catalog.packs() {
         if let Some(why) = pack.damaged {
@@ -75,16 +76,26 @@ pub fn refresh(bucket: &dyn Bucket, folder: FolderId, catalog: &Catalog) -> Resu
     Ok(stats)
 }
 
-fn list_packs(bucket: &dyn Bucket) -> Result<Vec<Listed>> {
+/// Lists the packs and reads the newest mark, all at once: each is a round trip.
+fn look(bucket: &dyn Bucket) -> Result<(Vec<Listed>, Result<Option<Mark>>)> {
+    std::thread::scope(|scope| {
+        let manifests = scope.spawn(|| list_packs(bucket, Kind::Manifest));
+        let mark = scope.spawn(|| marks::newest(bucket));
+        let mut listed = list_packs(bucket, Kind::Chunk)?;
+        let broke = || Error::Changed("listing a store failed unexpectedly".into());
+        listed.extend(manifests.join().map_err(|_| broke())??);
+        Ok((listed, mark.join().map_err(|_| broke())?))
+    })
+}
+
+fn list_packs(bucket: &dyn Bucket, kind: Kind) -> Result<Vec<Listed>> {
     let mut listed = Vec::new();
-    for kind in [Kind::Chunk, Kind::Manifest] {
-        bucket.list(names::area(kind), &mut |name, size| {
-            if let Some((kind, name)) = names::parse_pack(name) {
-                listed.push(Listed { kind, name, size });
-            }
-            Ok(())
-        })?;
-    }
+    bucket.list(names::area(kind), &mut |name, size| {
+        if let Some((kind, name)) = names::parse_pack(name) {
+            listed.push(Listed { kind, name, size });
+        }
+        Ok(())
+    })?;
     Ok(listed)
 }
 
@@ -180,8 +191,12 @@ fn add_batch(catalog: &Catalog, batch: &[Loaded]) -> Result<()> {
 
 /// Sets the condemned flags as the newest mark says. An unreadable mark is returned: until it is
 /// mended nobody can say which packs will stay.
-fn apply_mark(bucket: &dyn Bucket, folder: FolderId, catalog: &Catalog) -> Result<Option<(String, Error)>> {
-    let condemned: HashSet<PackId> = match marks::newest(bucket) {
+fn apply_mark(
+    mark: Result<Option<Mark>>,
+    folder: FolderId,
+    catalog: &Catalog,
+) -> Result<Option<(String, Error)>> {
+    let condemned: HashSet<PackId> = match mark {
         Ok(None) => HashSet::new(),
         Ok(Some(mark)) if mark.folder == folder => mark.condemned.iter().map(|c| c.pack).collect(),
         Ok(Some(mark)) => {

@@ -82,7 +82,18 @@ impl Packs {
         keys: &Keys,
         index_dir: &Path,
     ) -> Result<Self> {
-        let head = Self::head(bucket.as_ref())?;
+        Self::open_with(Self::head(bucket.as_ref())?, name, bucket, folder, keys, index_dir)
+    }
+
+    /// The same where the `folder` object was read already.
+    pub fn open_with(
+        head: StoreHead,
+        name: &str,
+        bucket: Arc<dyn Bucket>,
+        folder: FolderId,
+        keys: &Keys,
+        index_dir: &Path,
+    ) -> Result<Self> {
         if head.folder != folder {
             let whose = if head.name.is_empty() { head.folder.to_string() } else { head.name };
             return Err(Error::Refused(format!("{name} is a store of another folder ({whose})")));
