@@ -70,13 +70,16 @@ fn decode(bytes: &[u8], origin: OriginId, number: u64) -> Result<Hold> {
     }
 }
 
+/// Batches by their numbers, and what became of reading each.
+type Batches = Vec<(u64, Result<Hold>)>;
+
 /// Reads the newest of some batches, as many as may be held in memory together; the oldest of them first.
 /// Also returns the batches before them.
 fn read_newest(
     bucket: &dyn Bucket,
     origin: OriginId,
     listed: &[(u64, u64)],
-) -> Result<(Vec<(u64, Result<Hold>)>, usize)> {
+) -> Result<(Batches, usize)> {
     let mut bytes = 0;
     let fits = |(_, size): &&(u64, u64)| {
         bytes += size;
