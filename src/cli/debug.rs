@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::session::Session;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::id::ContentId;
 
 /// Facts for tests and bug reports.
@@ -11,6 +11,11 @@ use crate::base::id::ContentId;
 pub enum DebugCommand {
     /// One hash over everything history knows: equal on peers that know the same
     StateHash,
+    /// A file's bytes, read as any program would: tests whether on-demand access is on
+    Read {
+        /// The file
+        path: std::path::PathBuf,
+    },
 }
 
 /// Prints one of them.
@@ -21,6 +26,10 @@ pub fn run(session: &Session, command: &DebugCommand) -> Result<()> {
             let hash = ContentId(folder.history.state_hash()?).to_string();
             session.out.json(&json!({ "type": "state-hash", "hash": hash }))?;
             session.out.answer(hash)
+        }
+        DebugCommand::Read { path } => {
+            let bytes = std::fs::read(path).map_err(|e| Error::io("reading", path, e))?;
+            session.out.raw(&bytes)
         }
     }
 }

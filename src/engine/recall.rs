@@ -112,6 +112,11 @@ impl Recaller {
         &self.tree
     }
 
+    /// Where temporary files lie on the folder's file system.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
     /// Fills the stub open as `file`, if it is one; at most one call at a time for one file.
     /// With `cold` its being read does not count as use.
     pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Recalled> {

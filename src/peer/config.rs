@@ -125,7 +125,8 @@ pub fn has_aes() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    return std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull");
     #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
     return false;
 }
@@ -292,7 +293,8 @@ mod tests {
 
     #[test]
     fn allowed_ciphers_are_only_ever_put_in_order() {
-        let config = HostConfig::parse("ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com\n", &local());
+        let config =
+            HostConfig::parse("ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com\n", &local());
         let [slow, fast] = [false, true].map(|aes| config.fast_ciphers(aes).expect("some are allowed"));
         assert_eq!(slow, "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com");
         assert_eq!(fast, "aes256-gcm@openssh.com,chacha20-poly1305@openssh.com");

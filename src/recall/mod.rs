@@ -10,6 +10,7 @@ pub mod fanotify;
 pub mod guard;
 pub mod handle;
 pub mod opener;
+pub mod probe;
 pub mod queue;
 pub mod service;
 pub mod worker;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use super::desk::Inode;
+use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -52,6 +53,8 @@ struct Worker {
     start: Instant,
     filled: Mutex<Vec<Filled>>,
     settling: Mutex<()>,
+    /// The self-test at work.
+    probe: Mutex<Option<Arc<Probe>>>,
     /// Paths to be fetched before anybody asks.
     ahead: Mutex<Vec<RelPath>>,
     /// Stubs that somebody had open before they were guarded: he may write at any moment.
@@ -70,6 +73,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         start: Instant::now(),
         filled: Mutex::default(),
         settling: Mutex::default(),
+        probe: Mutex::default(),
         ahead: Mutex::default(),
         loud: Mutex::default(),
     });
@@ -116,6 +120,10 @@ impl Worker {
             return self.answer(frame.ticket, libc::EPERM, false);
         }
         let Ok(stat) = rustix::fs::fstat(&file) else { return self.answer(frame.ticket, libc::EIO, false) };
+        if let Some(probe) = lock(&self.probe).as_ref().filter(|p| p.inode() == (stat.st_dev, stat.st_ino)) {
+            let code = if probe.fill().is_ok() { 0 } else { libc::EIO };
+            return self.answer(frame.ticket, code, true);
+        }
         let from = Instant::now() + if action == Action::Slow { slow } else { Duration::ZERO };
         self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from, burst);
     }
@@ -205,6 +213,11 @@ impl Worker {
 
     /// Has every stub of the tree guarded, now and again: copies of stubs come by any way.
     fn mark_all(&self) {
+        if let Err(e) = self.test() {
+            // Without it no stub would be safe; the guard says that nobody serves this folder.
+            eprintln!("ddr: {}: {e}", self.recaller.tree().path().display());
+            std::process::exit(1);
+        }
         let mut first = true;
         loop {
             match self.mark_tree() {
@@ -220,9 +233,22 @@ impl Worker {
         }
     }
 
+    /// Whether opening a file here waits for its content at all.
+    fn test(&self) -> Result<()> {
+        let guard = self.guard()?;
+        let probe = Arc::new(Probe::new(&self.recaller.temp_dir(), &guard)?);
+        *lock(&self.probe) = Some(Arc::clone(&probe));
+        let good = probe.check();
+        *lock(&self.probe) = None;
+        good
+    }
+
+    fn guard(&self) -> Result<Guard> {
+        Guard::connect(self.recaller.id()).ok_or_else(|| Error::Refused("the guard does not answer".into()))
+    }
+
     fn mark_tree(&self) -> Result<u64> {
-        let guard = Guard::connect(self.recaller.id())
-            .ok_or_else(|| Error::Refused("the guard does not answer".into()))?;
+        let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
         for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
