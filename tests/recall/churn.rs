@@ -116,7 +116,10 @@ fn churn(kind: &str, flags: &[&str]) {
                 // Whatever is open stays.
                 let words: &[&str] = if round % 5 == 4 { &["checkout", "."] } else { &["stash", "."] };
                 let output = guarded.sandbox.run(words).expect(&[0, 3])?;
-                let count = output.stdout.strip_prefix("stashed ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+                let count = output
+                    .stdout
+                    .strip_prefix("stashed ")
+                    .and_then(|rest| rest.split(' ').next()?.parse().ok());
                 stashed.fetch_add(count.unwrap_or(0), Ordering::Relaxed);
                 round += 1;
             }
@@ -132,7 +135,12 @@ fn churn(kind: &str, flags: &[&str]) {
         results.into_iter().filter_map(Result::err).collect()
     });
     let said = guarded.guard().said();
-    assert!(wrong.is_empty(), "{kind}: {}\nafter {:?} opens; the guard said {said:#?}", wrong.join("\n"), opens);
+    assert!(
+        wrong.is_empty(),
+        "{kind}: {}\nafter {:?} opens; the guard said {said:#?}",
+        wrong.join("\n"),
+        opens
+    );
     let stashed = stashed.into_inner();
     assert!(stashed > FILES as usize, "only {stashed} files were stashed meanwhile");
     say(&format!("churn on {kind} {flags:?}: {limit} opens right while {stashed} files were stashed"));

@@ -38,7 +38,9 @@ fn right(guarded: &Guarded, name: &str, size: u64) {
 
 #[test]
 fn a_program_that_is_refused_gets_an_error_and_others_the_content() {
-    let Some(guarded) = configured("[[recall.rule]]\nprogram = \"**/cat\"\naction = \"refuse\"") else { return };
+    let Some(guarded) = configured("[[recall.rule]]\nprogram = \"**/cat\"\naction = \"refuse\"") else {
+        return;
+    };
     let file = stub(&guarded, "file", 100_000);
     guarded.stash();
     let (output, _) = by(&guarded, &["cat", "file"]);

@@ -73,7 +73,12 @@ impl Matrix {
             Err(trouble) => Some(format!("{}: {trouble}", way.name)),
         });
         let wrong: Vec<_> = wrong.collect();
-        assert!(wrong.is_empty(), "\n{}\nthe guard said: {:#?}", wrong.join("\n"), self.guarded.guard().said());
+        assert!(
+            wrong.is_empty(),
+            "\n{}\nthe guard said: {:#?}",
+            wrong.join("\n"),
+            self.guarded.guard().said()
+        );
     }
 
     fn recalled(&self) -> usize {

@@ -51,7 +51,8 @@ fn through_a_read_only_bind_mount_a_stub_is_its_content() {
 #[test]
 fn with_the_folder_moved_aside_in_another_namespace_a_stub_is_its_content() {
     // The folder's own path shows something else there.
-    let lines = "mount --bind \"$from\" \"$to\"; mount -t tmpfs none \"$from\"; cp \"$to/hidden\" \"$beside/copy\"";
+    let lines =
+        "mount --bind \"$from\" \"$to\"; mount -t tmpfs none \"$from\"; cp \"$to/hidden\" \"$beside/copy\"";
     read_by("hidden", lines);
 }
 

@@ -78,10 +78,15 @@ fn workers_killed_under_load_harm_no_reader() {
         guarded.sandbox.run(&["stash", "."]).expect(&[0]).unwrap_or_else(|e| panic!("round {round}: {e}"));
         std::thread::scope(|scope| {
             let readers: Vec<_> = (0..sizes.len())
-                .map(|i| (i, scope.spawn({
-                    let path = guarded.at(i.to_string());
-                    move || std::fs::read(path)
-                })))
+                .map(|i| {
+                    (
+                        i,
+                        scope.spawn({
+                            let path = guarded.at(i.to_string());
+                            move || std::fs::read(path)
+                        }),
+                    )
+                })
                 .collect();
             for _ in 0..2 {
                 std::thread::sleep(Duration::from_millis(random.between(0, 120)));
@@ -166,7 +171,8 @@ impl Manager {
     fn start(&self, guarded: &Guarded, kept: Option<&OwnedFd>) -> Guard {
         let mut command = Command::new("sh");
         guarded.sandbox.settle(&mut command);
-        let listen = if kept.is_some() { "export LISTEN_FDS=1 LISTEN_FDNAMES=group LISTEN_PID=$$; " } else { "" };
+        let listen =
+            if kept.is_some() { "export LISTEN_FDS=1 LISTEN_FDNAMES=group LISTEN_PID=$$; " } else { "" };
         command.arg("-c").arg(format!("{listen}exec \"$0\" guard \"$1\""));
         command.arg(program()).arg(guarded.sandbox.folder()).env("NOTIFY_SOCKET", &self.path);
         if let Some(number) = kept.map(AsRawFd::as_raw_fd) {
@@ -216,5 +222,6 @@ fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
         let seen = other.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}"));
         assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
     }
+    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
     wait_until("all are full", || guarded.guard().marks() == 0);
 }

@@ -51,9 +51,11 @@ fn many_stubs_are_guarded_soon_after_the_start() {
     guarded.stash();
     let slab = || {
         let text = std::fs::read_to_string("/proc/slabinfo").unwrap_or_default();
-        let lines = text.lines().filter(|line| line.starts_with("fsnotify") || line.starts_with("fanotify_mark"));
+        let lines =
+            text.lines().filter(|line| line.starts_with("fsnotify") || line.starts_with("fanotify_mark"));
         let sizes = lines.map(|line| {
-            let words: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+            let words: Vec<u64> =
+                line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
             words[0] * words[2]
         });
         sizes.sum::<u64>()

@@ -94,7 +94,8 @@ fn asks(owned: &Owned, user: u32, frames: Vec<(Frame, Vec<OwnedFd>)>) -> Vec<i32
     let talk = move || {
         // SAFETY: plain integers. Past the library, which would change the user of the whole process.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }, 0);
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
         let mut codes = Vec::new();
         for (frame, files) in frames {
@@ -122,7 +123,9 @@ fn the_worker_of_a_users_folder_is_his_and_everybody_may_read() {
     let groups = status.lines().find(|line| line.starts_with("Groups:")).unwrap();
     assert_eq!(groups.trim_end(), "Groups:", "it is in none of root's groups");
     for (name, mode) in [("a", "644"), ("b", "644"), ("c", "644"), ("d", "400")] {
-        owned.ok(&format!("head -c 100000 /dev/urandom > {name}; cp {name} .{name}.copy; chmod {mode} {name}"));
+        owned.ok(&format!(
+            "head -c 100000 /dev/urandom > {name}; cp {name} .{name}.copy; chmod {mode} {name}"
+        ));
     }
     owned.ok("echo '.*.copy' > .ddrignore; \"$ddr\" stash a b c d");
     for name in ["a", "b", "c", "d"] {

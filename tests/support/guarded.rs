@@ -262,7 +262,8 @@ impl Guarded {
 
     /// Takes the store away.
     pub fn store_away(&self) {
-        std::fs::rename(self.sandbox.store(), self.sandbox.root().join("away")).expect("a store to take away");
+        std::fs::rename(self.sandbox.store(), self.sandbox.root().join("away"))
+            .expect("a store to take away");
     }
 
     /// Puts it back.

@@ -221,7 +221,8 @@ fn by_handle(p: &Place) -> Touched {
     }
     let dir = File::open(&p.dir)?;
     // SAFETY: filled in above.
-    let fd = unsafe { libc::open_by_handle_at(dir.as_raw_fd(), raw.cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let fd =
+        unsafe { libc::open_by_handle_at(dir.as_raw_fd(), raw.cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if fd < 0 {
         return Err(std::io::Error::last_os_error().into());
     }
@@ -257,7 +258,8 @@ fn o_path(p: &Place) -> Touched {
 }
 
 fn list(p: &Place) -> Touched {
-    let seen = shell(p, "ls -la . && find . -size +100k && du -s . && getfattr -d data 2>/dev/null; true")?.stdout;
+    let seen =
+        shell(p, "ls -la . && find . -size +100k && du -s . && getfattr -d data 2>/dev/null; true")?.stdout;
     must(seen.contains("./data") && is_stub(&p.file), "it is listed and stays a stub")
 }
 

@@ -51,8 +51,7 @@ fn mapped(p: &Place) -> Touched {
     let file = File::options().read(true).write(true).open(&p.file)?;
     let (len, bits) = (p.content.len(), libc::PROT_READ | libc::PROT_WRITE);
     // SAFETY: a new mapping of a file that nobody shortens; unmapped below.
-    let at =
-        unsafe { libc::mmap(std::ptr::null_mut(), len, bits, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, bits, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if at == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error().into());
     }
