@@ -80,9 +80,11 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 impl Recaller {
     /// Opens the folder to look and its stores to read.
     pub fn open(dir: &Path, context: Context) -> Result<Self> {
-        let folder = Folder::open(dir, Access::Read, context.clone())?;
+        let mut folder = Folder::open(dir, Access::Read, context.clone())?;
         let remotes = Remotes::open_all(&folder)?;
-        let guard = Guard::connect(folder.id).map(Arc::new);
+        // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
+        // after, and it is us who look after them.
+        let guard = folder.guard.take();
         let (all, left) = ([RelPath::root()], trace::left(dir)?);
         if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut MendStats::default())? {
             trace::clear(dir)?;
