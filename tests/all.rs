@@ -11,6 +11,7 @@ mod local;
 mod peer;
 mod policy;
 mod powercut;
+mod recall;
 mod rot;
 mod ssh;
 mod stores;

@@ -35,7 +35,7 @@ use crate::local::stat::Stat;
 use crate::model::residency::Residency;
 
 /// How often stores are opened anew at most, when they fail.
-const REOPEN: Duration = Duration::from_secs(1);
+const REOPEN: Duration = Duration::from_millis(200);
 
 /// What a recall found.
 #[derive(Debug)]
@@ -80,9 +80,11 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 impl Recaller {
     /// Opens the folder to look and its stores to read.
     pub fn open(dir: &Path, context: Context) -> Result<Self> {
-        let folder = Folder::open(dir, Access::Read, context.clone())?;
+        let mut folder = Folder::open(dir, Access::Read, context.clone())?;
         let remotes = Remotes::open_all(&folder)?;
-        let guard = Guard::connect(folder.id).map(Arc::new);
+        // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
+        // after, and it is us who look after them.
+        let guard = folder.guard.take();
         let (all, left) = ([RelPath::root()], trace::left(dir)?);
         if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut MendStats::default())? {
             trace::clear(dir)?;
@@ -140,7 +142,7 @@ impl Recaller {
         let remotes = self.remotes();
         if let Err(e) = self.fill(&remotes, &begin, &head, progress) {
             // Packs come and go, disks are plugged in: look once more before giving up.
-            match self.reopened(&e)? {
+            match self.reopened(&e, &remotes)? {
                 Some(remotes) => self.fill(&remotes, &begin, &head, progress)?,
                 None => return Err(e),
             }
@@ -197,14 +199,17 @@ impl Recaller {
         Arc::clone(&self.stores.read().unwrap_or_else(|e| e.into_inner()).0)
     }
 
-    /// The stores opened anew, if that may help.
-    fn reopened(&self, error: &Error) -> Result<Option<Arc<Remotes>>> {
+    /// The stores opened anew after `used` was of no use, if that may help.
+    fn reopened(&self, error: &Error, used: &Arc<Remotes>) -> Result<Option<Arc<Remotes>>> {
         let useless = matches!(error, Error::NoSpace(_) | Error::Refused(_) | Error::Changed(_));
         let mut stores = self.stores.write().unwrap_or_else(|e| e.into_inner());
         if useless || self.context.cancel.is_cancelled() {
             return Ok(None);
         }
-        if stores.1.elapsed() >= REOPEN {
+        // Else somebody has done it meanwhile.
+        if Arc::ptr_eq(&stores.0, used) {
+            // What was stashed since they were opened is found, however short a time that is.
+            std::thread::sleep(REOPEN.saturating_sub(stores.1.elapsed()));
             let folder = Folder::open(&self.dir, Access::Read, self.context.clone())?;
             *stores = (Arc::new(Remotes::open_all(&folder)?), Instant::now());
         }

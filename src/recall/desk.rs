@@ -41,6 +41,8 @@ struct Marked {
 pub struct Desk<E> {
     marked: HashMap<Inode, Marked>,
     tickets: BTreeMap<u64, Ticket<E>>,
+    /// Tickets that were given up while a worker had them in hand, until he answers.
+    given_up: HashMap<u64, (Home, Inode)>,
     next: u64,
 }
 
@@ -55,7 +57,7 @@ pub enum Verdict<E> {
 
 impl<E> Default for Desk<E> {
     fn default() -> Self {
-        Self { marked: HashMap::new(), tickets: BTreeMap::new(), next: 1 }
+        Self { marked: HashMap::new(), tickets: BTreeMap::new(), given_up: HashMap::new(), next: 1 }
     }
 }
 
@@ -96,9 +98,15 @@ impl<E> Desk<E> {
         }
     }
 
-    /// Whether somebody waits for it.
+    /// Whether it is marked.
+    pub fn knows(&self, inode: Inode) -> bool {
+        self.marked.contains_key(&inode)
+    }
+
+    /// Whether somebody waits for it, or a worker is still at it.
     pub fn is_wanted(&self, inode: Inode) -> bool {
         self.tickets.values().any(|ticket| ticket.inode == inode)
+            || self.given_up.values().any(|(_, other)| *other == inode)
     }
 
     /// Whether somebody holds it.
@@ -134,6 +142,24 @@ impl<E> Desk<E> {
     /// Ends a ticket: the caller answers its event. `None` if that was done already.
     pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
         self.tickets.remove(&number)
+    }
+
+    /// Ends a ticket before its worker has answered: the caller answers its event.
+    pub fn give_up(&mut self, number: u64) -> Option<Ticket<E>> {
+        let ticket = self.tickets.remove(&number)?;
+        if ticket.asked {
+            self.given_up.insert(number, (ticket.home, ticket.inode));
+        }
+        Some(ticket)
+    }
+
+    /// A worker has answered: yields the ticket if it is his and was not given up.
+    pub fn answered(&mut self, number: u64, home: Home) -> Option<Ticket<E>> {
+        if self.given_up.get(&number).is_some_and(|(theirs, _)| *theirs == home) {
+            self.given_up.remove(&number);
+        }
+        let his = self.tickets.get(&number).is_some_and(|ticket| ticket.home == home);
+        his.then(|| self.tickets.remove(&number)).flatten()
     }
 
     /// One ticket.
@@ -174,6 +200,7 @@ impl<E> Desk<E> {
     pub fn worker_gone(&mut self, home: Home) {
         let theirs = self.tickets.values_mut().filter(|ticket| ticket.home == home);
         theirs.for_each(|ticket| ticket.asked = false);
+        self.given_up.retain(|_, (theirs, _)| *theirs != home);
     }
 
     /// What a new worker is to be asked.
@@ -230,6 +257,32 @@ mod tests {
         assert!(desk.release(FILE, 9, false).is_empty());
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
+    }
+
+    #[test]
+    fn a_file_whose_opener_gave_up_is_wanted_until_its_worker_answers_or_dies() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, HOME, None);
+        for ends in [
+            |desk: &mut Desk<char>, number| drop(desk.answered(number, HOME)),
+            |desk, _| desk.worker_gone(HOME),
+        ] {
+            let Verdict::Wait(number, true) = desk.event(FILE, 0, 'a') else { panic!("it is marked") };
+            assert!(desk.ask(number).is_some());
+            assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
+            assert!(desk.answered(number, (9, HOME.1)).is_none() && desk.is_wanted(FILE));
+            ends(&mut desk, number);
+            assert!(!desk.is_wanted(FILE));
+        }
+    }
+
+    #[test]
+    fn only_its_own_worker_answers_a_ticket() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, HOME, None);
+        desk.event(FILE, 0, 'a');
+        assert!(desk.answered(1, (9, HOME.1)).is_none());
+        assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! that a client may only have its own user's files guarded. Reads no file, knows no store and no
 //! history, and parses nothing but the kernel's events and the frames of `local::guard`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Stat, StatVfsMountFlags};
 
-use super::desk::{Client, Desk, Home, Inode, Ticket, Verdict};
+use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
 use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
@@ -56,12 +56,25 @@ struct Truncating {
     since: u64,
 }
 
+/// An opener of a file that nothing is known about yet.
+struct Stranger {
+    inode: Inode,
+    since: u64,
+    waiter: Waiter,
+}
+
 #[derive(Default)]
 struct State {
     desk: Desk<Waiter>,
     /// Files that clients hold, to change their marks when they are released.
     held: HashMap<Inode, OwnedFd>,
     workers: HashMap<Home, Worker>,
+    /// Who has had a worker: his files are guarded also while a dead one is being replaced.
+    served: HashSet<Home>,
+    /// Whose worker has marked every stub that it found.
+    ready: HashSet<Home>,
+    /// Openers of files that an earlier guard marked, and that no worker has named yet.
+    strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
     processes: HashMap<Client, i32>,
@@ -85,13 +98,16 @@ pub struct Guard {
     clients: AtomicU64,
     start: Instant,
     options: Options,
+    /// Workers that must have looked around before a file that none has named is let in.
+    awaited: usize,
 }
 
 impl Guard {
-    /// A guard over this group.
-    pub fn new(group: Group, options: Options) -> Self {
+    /// A guard over this group. Where an earlier guard has marked files, those that come before so many
+    /// workers have looked around must wait.
+    pub fn new(group: Group, options: Options, awaited: usize) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
-        Self { group, state: Mutex::default(), clients, start, options }
+        Self { group, state: Mutex::default(), clients, start, options, awaited }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,12 +151,39 @@ impl Guard {
         let opener = Opener::of(event.thread);
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
         match state.desk.event(inode, self.now(), waiter) {
+            Verdict::Allow(waiter) if state.ready.len() < self.awaited => {
+                let since = self.now();
+                state.strangers.push(Stranger { inode, since, waiter });
+            }
             Verdict::Allow(waiter) => {
                 let _ = self.group.unmark(&waiter.event.file);
                 self.group.allow_at_once(waiter.event);
             }
             Verdict::Wait(number, true) => self.ask(&mut state, &[number]),
             Verdict::Wait(_, false) => {}
+        }
+    }
+
+    /// Takes up strangers that are known by now, and lets go those that nobody will know.
+    fn introduce(&self, state: &mut State) {
+        let all = state.ready.len() >= self.awaited;
+        let limit = self.now().saturating_sub(self.options.deadline.as_millis() as u64);
+        for stranger in std::mem::take(&mut state.strangers) {
+            let Stranger { inode, since, waiter } = stranger;
+            if !all && !state.desk.knows(inode) {
+                match since < limit {
+                    true => self.group.refuse(&waiter.event, libc::EIO),
+                    false => state.strangers.push(Stranger { inode, since, waiter }),
+                }
+                continue;
+            }
+            match state.desk.event(inode, since, waiter) {
+                Verdict::Allow(waiter) => {
+                    let _ = self.group.unmark(&waiter.event.file);
+                    self.group.allow(&waiter.event);
+                }
+                Verdict::Wait(number, _) => self.ask(state, &[number]),
+            }
         }
     }
 
@@ -165,10 +208,16 @@ impl Guard {
         let worker = workers.get(&ticket.home)?;
         let (waiter, user) = (&ticket.event, ticket.home.0);
         if user != 0 && owner(waiter) != user {
-            // Given away since it was marked: not the worker's to see.
+            // Given away since it was marked: not the worker's to see, and nobody's as a stub.
             let inode = ticket.inode;
-            desk.end(number).into_iter().for_each(|ticket| self.group.allow(&ticket.event.event));
-            desk.forget(inode);
+            let stub = may_be_stub(waiter);
+            desk.end(number).into_iter().for_each(|ticket| match stub {
+                true => self.group.refuse(&ticket.event.event, libc::EPERM),
+                false => self.group.allow(&ticket.event.event),
+            });
+            if !stub {
+                desk.forget(inode);
+            }
             return Some(());
         }
         let frame = Frame {
@@ -197,10 +246,11 @@ impl Guard {
             let now = self.now();
             state.truncating.retain(|one| !is_over(one, now));
             for number in state.desk.older_than(self.now().saturating_sub(limit)) {
-                if let Some(ticket) = state.desk.end(number) {
+                if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
                 }
             }
+            self.introduce(&mut state);
             let homes: Vec<Home> = state.workers.keys().copied().collect();
             for home in homes {
                 let numbers = state.desk.for_worker(home);
@@ -254,12 +304,13 @@ impl Guard {
                 let root = files.into_iter().next();
                 let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
                 state.workers.insert(home, Worker { socket, root });
+                state.served.insert(home);
                 let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
                 None
             }
             Verb::Hello => {
-                let flag = state.workers.keys().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
+                let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
                 let flag = flag.into();
                 Some(Frame { flag, number: state.desk.marked() as u64, ..done })
             }
@@ -292,6 +343,8 @@ impl Guard {
             }
             Verb::Ready if peer.worker => {
                 eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
+                state.ready.insert((peer.user, frame.folder));
+                self.introduce(&mut state);
                 None
             }
             Verb::List => {
@@ -300,7 +353,7 @@ impl Guard {
             }
             Verb::Cancel => {
                 let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));
-                let ended = theirs.then(|| state.desk.end(frame.ticket)).flatten();
+                let ended = theirs.then(|| state.desk.give_up(frame.ticket)).flatten();
                 let code = if ended.is_some() { 0 } else { libc::ENOENT };
                 ended.into_iter().for_each(|ticket| self.group.refuse(&ticket.event.event, libc::EIO));
                 Some(Frame { code, ..done })
@@ -336,7 +389,7 @@ impl Guard {
 
     /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
     fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
-        if state.workers.contains_key(&(owner, folder)) { owner } else { 0 }
+        if state.served.contains(&(owner, folder)) { owner } else { 0 }
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
@@ -356,11 +409,7 @@ impl Guard {
     }
 
     fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
-        let theirs = |ticket: &Ticket<Waiter>| ticket.home == (peer.user, frame.folder);
-        if !state.desk.ticket(frame.ticket).is_some_and(theirs) {
-            return;
-        }
-        let Some(ticket) = state.desk.end(frame.ticket) else { return };
+        let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
         let event = &ticket.event.event;
         if frame.code != 0 {
             return self.group.refuse(event, frame.code);
@@ -402,6 +451,9 @@ impl Guard {
         for ticket in numbers.into_iter().filter_map(|number| state.desk.end(number)) {
             self.group.refuse(&ticket.event.event, libc::EIO);
         }
+        for stranger in std::mem::take(&mut state.strangers) {
+            self.group.refuse(&stranger.waiter.event, libc::EIO);
+        }
         state.desk.marked()
     }
 
@@ -440,6 +492,12 @@ fn is_over(one: &Truncating, now: u64) -> bool {
 fn on_own_mount(file: &File, root: &OwnedFd) -> Option<OwnedFd> {
     let read_only = rustix::fs::fstatvfs(file).ok()?.f_flag.contains(StatVfsMountFlags::RDONLY);
     if read_only { super::handle::reopen(file, root) } else { None }
+}
+
+/// Whether a file may be a stub, as far as its size and its blocks tell.
+fn may_be_stub(waiter: &Waiter) -> bool {
+    let stat = rustix::fs::fstat(&waiter.event.file);
+    stat.map_or(true, |stat| stat.st_size > 4096 && stat.st_blocks <= 32)
 }
 
 fn owner(waiter: &Waiter) -> u32 {

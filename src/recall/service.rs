@@ -66,9 +66,9 @@ fn home_of(user: u32) -> Option<PathBuf> {
 
 /// Guards folders until a stop is asked for.
 pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
-    let group = group(options.accesses)?;
+    let (group, adopted) = group(options.accesses)?;
     let listener = listener(&options.socket)?;
-    let guard = Arc::new(Guard::new(group, options.clone()));
+    let guard = Arc::new(Guard::new(group, options.clone(), if adopted { charges.len() } else { 0 }));
     keep(&guard);
     // A thread whose work never ends is a thread that ends with the process.
     spawn(&guard, |guard| {
@@ -102,14 +102,14 @@ fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
     drop(std::thread::spawn(move || run(&guard)));
 }
 
-/// The group that the service manager kept for us, or a new one.
-fn group(accesses: bool) -> Result<Group> {
+/// The group that the service manager kept for us (`true`), or a new one.
+fn group(accesses: bool) -> Result<(Group, bool)> {
     if let Some(number) = sd_notify::listen_fds().ok().and_then(|mut fds| fds.next()) {
         // SAFETY: handed to this process by its service manager, and taken once.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        return Ok(Group::adopt(fd, accesses));
+        return Ok((Group::adopt(fd, accesses), true));
     }
-    Group::new(accesses).map_err(|e| match e.raw_os_error() {
+    Group::new(accesses).map(|group| (group, false)).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => Error::Refused(
             "the kernel lets only root guard files; run: sudo ddr guard DIR, or: ddr service install".into(),
         ),

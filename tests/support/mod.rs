@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod content;
+pub mod guarded;
 pub mod mount;
 pub mod peers;
 pub mod proxy;
@@ -130,6 +131,11 @@ impl Sandbox {
         self.root.join(&self.machine).join("folder")
     }
 
+    /// Where a guard of this machine listens.
+    pub fn guard_socket(&self) -> PathBuf {
+        self.root.join(&self.machine).join("guard.sock")
+    }
+
     /// The store.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
@@ -151,6 +157,7 @@ impl Sandbox {
         for (name, dir) in [("CACHE", "cache"), ("STATE", "state"), ("CONFIG", "config"), ("DATA", "data")] {
             command.env(format!("XDG_{name}_HOME"), self.home().join(dir));
         }
+        command.env("DDR_GUARD_SOCKET", self.guard_socket());
         // Where a server of `sshd` belongs to this sandbox.
         let ssh = self.root.join("ssh/config");
         if ssh.exists() {

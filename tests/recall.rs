@@ -1,0 +1,12 @@
+//! On-demand access with a real guard: whoever touches a stub gets its content, waits, or gets an error.
+
+mod churn;
+mod manners;
+mod matrix;
+mod places;
+mod races;
+mod restart;
+mod speed;
+mod trouble;
+mod users;
+mod ways;

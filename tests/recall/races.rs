@@ -1,0 +1,143 @@
+//! Orders of events in which a careless guard would mix up old and new bytes.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::support::content::noise;
+use crate::support::guarded::{Guarded, is_filling, is_stub, obstacle, wait_until};
+use crate::support::{Running, say, scale};
+
+/// One guarded folder on ext4, or why not.
+pub fn guarded(flags: &[&str]) -> Option<Guarded> {
+    match obstacle(&["ext4"]) {
+        Some(why) => {
+            say(&format!("a test of on-demand access was passed over: {why}"));
+            None
+        }
+        None => Some(Guarded::new("ext4", flags).unwrap_or_else(|e| panic!("{e}"))),
+    }
+}
+
+/// The numbers of those who wait.
+pub fn waiting(guarded: &Guarded) -> Vec<(u64, serde_json::Value)> {
+    let output = guarded.sandbox.ok(&["recalls", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+    let rows = output.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.map(|row| (row["number"].as_u64().unwrap(), row)).collect()
+}
+
+#[test]
+fn a_file_stashed_a_moment_ago_can_be_read() {
+    let Some(guarded) = guarded(&[]) else { return };
+    for round in 0..5 {
+        let content = noise(round, 50_000);
+        guarded.write("file", &content);
+        guarded.stash();
+        assert!(is_stub(&guarded.at("file")));
+        assert!(std::fs::read(guarded.at("file")).unwrap() == content, "round {round}");
+        // Or it is still open for making it durable, and stays.
+        std::thread::sleep(Duration::from_millis(700));
+    }
+}
+
+/// A file that is thrown away and written anew while its old content is on its way.
+fn truncated_while_filling(flags: &[&str], cancel: bool) {
+    let Some(guarded) = guarded(flags) else { return };
+    let file = guarded.at("file");
+    guarded.write("file", &noise(1, 64 << 20));
+    guarded.stash();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| std::fs::read(&file).map(|bytes| bytes.len()));
+        wait_until("the file is being filled", || is_filling(&file));
+        guarded.guard().freeze(true);
+        if cancel {
+            let number = waiting(&guarded)[0].0;
+            guarded.sandbox.ok(&["recalls", "--cancel", &number.to_string()]).unwrap();
+            let error = reader.join().unwrap().expect_err("who is cancelled gets an error");
+            assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        }
+        let writer = scope.spawn(|| std::fs::write(&file, b"all new"));
+        // Time enough for one who is not made to wait.
+        std::thread::sleep(Duration::from_millis(300));
+        guarded.guard().freeze(false);
+        writer.join().unwrap().expect("throwing a file away needs nothing that is not there");
+    });
+    // Time enough for a worker that goes on.
+    std::thread::sleep(Duration::from_millis(500));
+    let seen = std::fs::read(&file).unwrap();
+    let head = String::from_utf8_lossy(&seen[..seen.len().min(20)]);
+    assert!(seen == b"all new", "{} bytes, beginning with {head:?}", seen.len());
+    assert!(!is_filling(&file), "what is new carries no mark");
+}
+
+#[test]
+fn who_truncates_a_file_while_it_is_filled_keeps_what_he_writes() {
+    truncated_while_filling(&[], false);
+    truncated_while_filling(&["--opens-only"], false);
+}
+
+#[test]
+fn who_truncates_a_file_after_its_reader_gave_up_keeps_what_he_writes() {
+    truncated_while_filling(&[], true);
+    truncated_while_filling(&["--opens-only"], true);
+}
+
+#[test]
+fn truncating_and_reading_at_once_never_mixes_old_and_new() {
+    let Some(guarded) = guarded(&["--opens-only"]) else { return };
+    let count = 40 * scale() as u64;
+    for i in 0..count {
+        guarded.write(format!("{i}"), &noise(i, 300_000));
+    }
+    guarded.stash();
+    for i in 0..count {
+        let (file, old) = (guarded.at(i.to_string()), noise(i, 300_000));
+        let pause = Duration::from_micros(i * 53 % 1500);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                std::thread::sleep(if i % 2 == 0 { pause } else { Duration::ZERO });
+                std::fs::File::create(&file)?.write_all(b"new")
+            });
+            std::thread::sleep(if i % 2 == 0 { Duration::ZERO } else { pause });
+            let seen = std::fs::read(&file).expect("there is a store");
+            writer.join().unwrap().expect("who truncates needs no store");
+            let whole = seen.is_empty() || seen == b"new" || old.starts_with(&seen);
+            assert!(whole, "the reader of {i} saw {} bytes: {:?}", seen.len(), &seen[..seen.len().min(20)]);
+        });
+        let seen = std::fs::read(&file).unwrap();
+        assert!(seen == b"new", "{i} ends as {} bytes: {:?}", seen.len(), &seen[..seen.len().min(20)]);
+    }
+}
+
+#[test]
+fn checking_out_what_somebody_waits_for_serves_both() {
+    let Some(guarded) = guarded(&[]) else { return };
+    let content = noise(1, 64 << 20);
+    guarded.write("file", &content);
+    guarded.stash();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| std::fs::read(guarded.at("file")));
+        let checkout: Running = guarded.sandbox.start(&["checkout", "."], None);
+        assert!(reader.join().unwrap().unwrap() == content);
+        // It may say that somebody else is at it.
+        checkout.wait().expect(&[0, 3]).unwrap();
+    });
+    assert!(std::fs::read(guarded.at("file")).unwrap() == content);
+}
+
+#[test]
+fn a_killed_reader_leaves_nothing_behind() {
+    let Some(guarded) = guarded(&[]) else { return };
+    guarded.write("file", &noise(1, 1 << 20));
+    guarded.stash();
+    guarded.guard().freeze(true);
+    let mut command = std::process::Command::new("cat");
+    guarded.sandbox.settle(&mut command);
+    command.arg("file");
+    let mut reader = Running::spawn(command, "cat file".into());
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    reader.kill();
+    // Interruptible: it does not wait for the worker.
+    wait_until("it is gone", || std::fs::read_link(format!("/proc/{}/exe", reader.id())).is_err());
+    guarded.guard().freeze(false);
+    assert!(std::fs::read(guarded.at("file")).unwrap() == noise(1, 1 << 20));
+}

@@ -1,0 +1,227 @@
+//! The end of a guard and of its workers, wanted or not, and what comes after.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::races::{guarded, waiting};
+use super::trouble::same;
+use crate::support::content::{Random, noise};
+use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, wait_until};
+use crate::support::{program, scale, seed};
+
+const SIZE: u64 = 300_001;
+
+fn stubs(guarded: &Guarded, count: u64) {
+    for i in 0..count {
+        guarded.write(format!("{i}"), &noise(i, SIZE));
+    }
+    guarded.stash();
+    assert!((0..count).all(|i| is_stub(&guarded.at(i.to_string()))));
+}
+
+#[test]
+fn what_was_stashed_before_the_guard_began_is_guarded_too() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    stubs(&guarded, 5);
+    guarded.start(&[]);
+    assert_eq!(guarded.guard().marks(), 5);
+    assert!((0..5).all(|i| std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, SIZE)));
+    wait_until("no mark is left on what is full", || guarded.guard().marks() == 0);
+}
+
+#[test]
+fn a_guard_that_is_told_to_stop_says_what_it_leaves_and_refuses_who_waits() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    stubs(&guarded, 3);
+    guarded.guard().freeze(true);
+    let file = guarded.at("0");
+    let reader = std::thread::spawn(move || std::fs::read(file));
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    let said = guarded.guard.as_mut().unwrap().stop();
+    assert!(said.iter().any(|line| line.contains("3 stubs are unguarded")), "{said:?}");
+    let error = reader.join().unwrap().expect_err("rather an error than the stub");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+}
+
+#[test]
+fn a_killed_guard_leaves_stubs_that_say_what_they_are_until_the_next_one() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    stubs(&guarded, 3);
+    guarded.guard.as_mut().unwrap().kill();
+    let seen = std::fs::read(guarded.at("0")).unwrap();
+    assert!(seen.starts_with(b"This is a ddr stub"), "without a guard a stub is its text");
+    guarded.start(&[]);
+    assert!((0..3).all(|i| std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, SIZE)));
+}
+
+#[test]
+fn workers_killed_under_load_harm_no_reader() {
+    let Some(guarded) = guarded(&[]) else { return };
+    let mut random = Random::new(seed());
+    let (mut kills, mut round) = (0, 0);
+    while kills < 10 * scale() {
+        // One large file that is likely to be in hand, and some small ones.
+        let sizes = [20 << 20, 30_000, 300_000, 700_000, 20_000, 3 << 20];
+        for (i, size) in sizes.iter().enumerate() {
+            guarded.write(format!("{i}"), &noise(round * 10 + i as u64, *size));
+        }
+        // Not all may be closed yet that the worker filled.
+        std::thread::sleep(Duration::from_millis(500));
+        guarded.sandbox.run(&["stash", "."]).expect(&[0]).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..sizes.len())
+                .map(|i| {
+                    (
+                        i,
+                        scope.spawn({
+                            let path = guarded.at(i.to_string());
+                            move || std::fs::read(path)
+                        }),
+                    )
+                })
+                .collect();
+            for _ in 0..2 {
+                std::thread::sleep(Duration::from_millis(random.between(0, 120)));
+                kills += guarded.guard().kill_workers();
+            }
+            for (i, reader) in readers {
+                let seen = reader.join().unwrap().unwrap_or_else(|e| {
+                    panic!("{i} in round {round} after {kills} kills: {e}; {:?}", guarded.guard().said())
+                });
+                let whole = same(&seen, &noise(round * 10 + i as u64, sizes[i]));
+                whole.unwrap_or_else(|e| {
+                    panic!("{i} in round {round} after {kills} kills: {e}; {:?}", guarded.guard().said())
+                });
+            }
+        });
+        round += 1;
+    }
+    wait_until("a worker is back", || !guarded.guard().workers().is_empty());
+    std::thread::sleep(Duration::from_secs(1));
+    guarded.sandbox.ok(&["stash", "."]).unwrap();
+    guarded.sandbox.ok(&["fsck", "--read-data"]).unwrap();
+}
+
+#[test]
+fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    let content = noise(1, 64 << 20);
+    guarded.write("file", &content);
+    guarded.stash();
+    let file = guarded.at("file");
+    let reader = std::thread::spawn({
+        let file = file.clone();
+        move || std::fs::read(file).map(drop)
+    });
+    wait_until("the file is being filled", || is_filling(&file));
+    guarded.guard().freeze(true);
+    let guard = guarded.guard.as_mut().unwrap();
+    guard.kill_workers();
+    guard.kill();
+    // Whatever it saw: there was no guard any more.
+    let _ = reader.join().unwrap();
+    guarded.guard = None;
+    guarded.sandbox.ok(&["checkout", "."]).unwrap();
+    assert!(std::fs::read(&file).unwrap() == content);
+    guarded.sandbox.ok(&["stash", "."]).unwrap();
+    assert!(is_stub(&file));
+}
+
+/// What a service manager keeps of a guard.
+struct Manager {
+    socket: UnixDatagram,
+    path: std::path::PathBuf,
+}
+
+impl Manager {
+    fn new(guarded: &Guarded) -> Self {
+        let path = guarded.outside().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { socket, path }
+    }
+
+    /// The next descriptor that is to be kept.
+    fn kept(&self) -> OwnedFd {
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+            let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
+            let slices = &mut [IoSliceMut::new(&mut bytes)];
+            let got = rustix::net::recvmsg(&self.socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)
+                .expect("a message from the guard");
+            let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                    assert!(text.contains("FDSTORE=1"), "{text}");
+                    return fds.next().expect("a descriptor");
+                }
+            }
+        }
+    }
+
+    /// Starts a guard as a service manager does, handing it what was kept.
+    fn start(&self, guarded: &Guarded, kept: Option<&OwnedFd>) -> Guard {
+        let mut command = Command::new("sh");
+        guarded.sandbox.settle(&mut command);
+        let listen =
+            if kept.is_some() { "export LISTEN_FDS=1 LISTEN_FDNAMES=group LISTEN_PID=$$; " } else { "" };
+        command.arg("-c").arg(format!("{listen}exec \"$0\" guard \"$1\""));
+        command.arg(program()).arg(guarded.sandbox.folder()).env("NOTIFY_SOCKET", &self.path);
+        if let Some(number) = kept.map(AsRawFd::as_raw_fd) {
+            assert_ne!(number, 3);
+            // SAFETY: one system call.
+            unsafe {
+                command.pre_exec(move || match libc::dup2(number, 3) {
+                    3 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                })
+            };
+        }
+        Guard::spawn(command)
+    }
+}
+
+#[test]
+fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let manager = Manager::new(&guarded);
+    let guard = manager.start(&guarded, None);
+    let kept = manager.kept();
+    guard.wait_for(" guarded (");
+    guarded.guard = Some(guard);
+    stubs(&guarded, 12);
+    let read = |path: std::path::PathBuf| std::thread::spawn(move || std::fs::read(path));
+    guarded.guard().freeze(true);
+    let first = read(guarded.at("0"));
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    guarded.guard.as_mut().unwrap().kill();
+    // Nobody is there to answer, and nobody is let in.
+    let second = read(guarded.at("1"));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!first.is_finished() && !second.is_finished());
+    guarded.guard = Some(manager.start(&guarded, Some(&kept)));
+    // As soon as it can be had: those who come before the new worker has looked around wait, too.
+    let others: Vec<_> = (2..12)
+        .map(|i| {
+            std::thread::sleep(Duration::from_millis(10));
+            (i, read(guarded.at(i.to_string())))
+        })
+        .collect();
+    let error = first.join().unwrap().expect_err("its event was lost");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    for (i, other) in others.into_iter().chain([(1, second)]) {
+        let seen = other.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}"));
+        assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
+    }
+    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
+    wait_until("all are full", || guarded.guard().marks() == 0);
+}

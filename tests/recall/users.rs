@@ -1,0 +1,188 @@
+//! A guard that serves an ordinary user: his worker is his, and nobody else has a say.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::Command;
+
+use ddr::local::guard::{Frame, Verb, receive, send};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::races::guarded;
+use crate::support::guarded::{Guard, Guarded, is_stub};
+use crate::support::{Running, program};
+
+const OWNER: u32 = 4_101;
+const OTHER: u32 = 4_102;
+
+/// A folder of an ordinary user on a machine that knows him, with a guard run by root.
+struct Owned {
+    guarded: Guarded,
+    bin: PathBuf,
+}
+
+impl Owned {
+    fn new() -> Option<Self> {
+        let mut guarded = guarded(&[])?;
+        guarded.guard = None;
+        for dir in [guarded.outside(), guarded.sandbox.root(), guarded.sandbox.root().join("one").as_path()] {
+            std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        // The build may lie where he cannot go.
+        let bin = guarded.outside().join("ddr");
+        std::fs::copy(program(), &bin).unwrap();
+        let home = guarded.outside().join("home");
+        std::fs::create_dir_all(&home).unwrap();
+        chown(&home, Some(OWNER), Some(OWNER)).unwrap();
+        std::fs::remove_dir_all(guarded.sandbox.store()).unwrap();
+        std::fs::create_dir(guarded.sandbox.store()).unwrap();
+        chown(guarded.sandbox.store(), Some(OWNER), Some(OWNER)).unwrap();
+        Some(Self { guarded, bin })
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.guarded.sandbox.root().join("his")
+    }
+
+    /// Runs a line as this user, in the folder.
+    fn run(&self, user: u32, line: &str) -> crate::support::Output {
+        let mut command = Command::new("setpriv");
+        self.guarded.sandbox.settle(&mut command);
+        let id = user.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c", line]);
+        command.current_dir(self.folder()).env("HOME", self.guarded.outside().join("home"));
+        for name in ["CACHE", "STATE", "CONFIG", "DATA"] {
+            command.env_remove(format!("XDG_{name}_HOME"));
+        }
+        command.env("ddr", &self.bin).env("store", self.guarded.sandbox.store());
+        Running::spawn(command, line.into()).wait()
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(OWNER, line).expect(&[0]);
+        output.unwrap_or_else(|e| panic!("{e}\n{:?}", self.guarded.guard.as_ref().map(Guard::said))).stdout
+    }
+
+    /// A guard, run by root on a machine whose list of users has him.
+    fn start(&mut self) {
+        let passwd = self.guarded.outside().join("passwd");
+        let home = self.guarded.outside().join("home");
+        std::fs::write(&passwd, format!("his:x:{OWNER}:{OWNER}::{}:/bin/sh\n", home.display())).unwrap();
+        let mut command = Command::new("unshare");
+        self.guarded.sandbox.settle(&mut command);
+        let line = "mount --bind \"$passwd\" /etc/passwd && exec \"$ddr\" guard \"$folder\"";
+        command.args(["-m", "sh", "-c", line]);
+        command.env("passwd", passwd).env("ddr", &self.bin).env("folder", self.folder());
+        let guard = Guard::spawn(command);
+        guard.wait_for(" guarded (");
+        self.guarded.guard = Some(guard);
+    }
+}
+
+fn owned() -> Option<Owned> {
+    let mut owned = Owned::new()?;
+    std::fs::create_dir(owned.folder()).unwrap();
+    chown(owned.folder(), Some(OWNER), Some(OWNER)).unwrap();
+    owned.ok("\"$ddr\" init . && \"$ddr\" remote add disk2 \"$store\" --init --same-disk");
+    owned.start();
+    Some(owned)
+}
+
+/// Talks to the guard as a user; ends with the thread.
+fn asks(owned: &Owned, user: u32, frames: Vec<(Frame, Vec<OwnedFd>)>) -> Vec<i32> {
+    let path = owned.guarded.sandbox.guard_socket();
+    let talk = move || {
+        // SAFETY: plain integers. Past the library, which would change the user of the whole process.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }, 0);
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        let mut codes = Vec::new();
+        for (frame, files) in frames {
+            let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            send(socket.as_fd(), &frame, &files).unwrap();
+            codes.push(receive(socket.as_fd()).unwrap().expect("an answer").0.code);
+        }
+        codes
+    };
+    std::thread::spawn(talk).join().unwrap()
+}
+
+fn inode(path: &std::path::Path) -> Vec<u8> {
+    let meta = std::fs::metadata(path).unwrap();
+    [meta.dev().to_le_bytes(), meta.ino().to_le_bytes()].concat()
+}
+
+#[test]
+fn the_worker_of_a_users_folder_is_his_and_everybody_may_read() {
+    let Some(owned) = owned() else { return };
+    let worker = owned.guarded.guard().workers()[0];
+    assert_eq!(std::fs::metadata(format!("/proc/{worker}")).unwrap().uid(), OWNER);
+    let status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+    assert!(status.contains("CapEff:\t0000000000000000"), "it has no powers: {status}");
+    let groups = status.lines().find(|line| line.starts_with("Groups:")).unwrap();
+    assert_eq!(groups.trim_end(), "Groups:", "it is in none of root's groups");
+    for (name, mode) in [("a", "644"), ("b", "644"), ("c", "644"), ("d", "400")] {
+        owned.ok(&format!(
+            "head -c 100000 /dev/urandom > {name}; cp {name} .{name}.copy; chmod {mode} {name}"
+        ));
+    }
+    owned.ok("echo '.*.copy' > .ddrignore; \"$ddr\" stash a b c d");
+    for name in ["a", "b", "c", "d"] {
+        assert!(is_stub(&owned.folder().join(name)), "{name}");
+    }
+    owned.ok("cmp a .a.copy");
+    owned.run(OTHER, "cmp b .b.copy").expect(&[0]).unwrap();
+    let read = |name: &str| std::fs::read(owned.folder().join(name)).unwrap();
+    assert!(read("c") == read(".c.copy"));
+    // A read-only file, opened by root.
+    assert!(read("d") == read(".d.copy"));
+    assert_eq!(std::fs::metadata(owned.folder().join("d")).unwrap().mode() & 0o7777, 0o400);
+}
+
+#[test]
+fn nobody_has_the_files_of_another_guarded_or_held_or_let_go() {
+    let Some(owned) = owned() else { return };
+    owned.ok("head -c 100000 /dev/urandom > a; cp a .a.copy; echo '.*.copy' > .ddrignore; \"$ddr\" stash a");
+    let file = owned.folder().join("a");
+    let open = || OwnedFd::from(std::fs::File::open(owned.folder().join(".a.copy")).unwrap());
+    let name = || {
+        let flags = rustix::fs::OFlags::PATH;
+        rustix::fs::open(&file, flags, rustix::fs::Mode::empty()).unwrap()
+    };
+    let mark = |flag: u8| Frame { flag, ..Frame::new(Verb::Mark) };
+    let release = |flag: u8| Frame { flag, text: inode(&file), ..Frame::new(Verb::Release) };
+    let codes = asks(
+        &owned,
+        OTHER,
+        vec![
+            (mark(0), vec![open()]),
+            (mark(1), vec![open()]),
+            (mark(1), vec![name()]),
+            (release(0), vec![]),
+            (release(1), vec![]),
+            (Frame { ticket: 1, ..Frame::new(Verb::Cancel) }, vec![]),
+            // Only workers answer.
+            (Frame { ticket: 1, flag: 1, ..Frame::new(Verb::Answer) }, vec![]),
+        ],
+    );
+    assert_eq!(codes[..3], [libc::EPERM; 3]);
+    assert!(codes[5] != 0 && codes[6] != 0, "{codes:?}");
+    // Nor does the owner let go what he does not hold.
+    asks(&owned, OWNER, vec![(release(0), vec![])]);
+    owned.ok("cmp a .a.copy");
+}
+
+#[test]
+fn a_stub_given_away_is_never_taken_for_its_content() {
+    let Some(owned) = owned() else { return };
+    owned.ok("head -c 100000 /dev/urandom > a; cp a .a.copy; echo '.*.copy' > .ddrignore; \"$ddr\" stash a");
+    let file = owned.folder().join("a");
+    chown(&file, Some(OTHER), Some(OTHER)).unwrap();
+    if let Ok(seen) = std::fs::read(&file) {
+        let right = seen == std::fs::read(owned.folder().join(".a.copy")).unwrap();
+        assert!(right, "seen as {:?}", String::from_utf8_lossy(&seen[..40]));
+    }
+    chown(&file, Some(OWNER), Some(OWNER)).unwrap();
+    owned.ok("cmp a .a.copy");
+}
