@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::folder::Folder;
 use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
 use crate::base::path::RelPath;
 use crate::local::guard::Guard;
 use crate::local::root::Root;
@@ -15,6 +16,12 @@ use crate::local::root::Root;
 /// Who guards a folder, if anybody.
 pub fn guard_of(folder: &Folder) -> Option<Arc<Guard>> {
     folder.guard.clone().filter(|guard| guard.serves())
+}
+
+/// The same at this moment: a guard may have come since the folder was opened.
+pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Option<Arc<Guard>> {
+    let fresh = || Guard::connect(folder).filter(Guard::serves).map(Arc::new);
+    known.filter(|guard| guard.serves()).cloned().or_else(fresh)
 }
 
 /// Held files; dropping it lets all go as stubs, which is always safe.

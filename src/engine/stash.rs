@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::commit::{self, Settled};
 use super::config::NeedGuard;
 use super::folder::Folder;
-use super::held::{Held, guard_of};
+use super::held::{Held, guard_now, guard_of};
 use super::hold;
 use super::manifests::{Asked, records_of_all};
 use super::place::still_hashes_to;
@@ -476,7 +476,8 @@ impl Freeing {
             })
             .unzip();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
-        let held = Held::take(s.guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
+        let guard = guard_now(s.guard.as_ref(), s.folder);
+        let held = Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
         let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i]));
         // Whoever waits may have it now: what is not durable yet is explained by the intent.
         let whole: HashSet<usize> = done

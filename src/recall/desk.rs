@@ -265,7 +265,7 @@ mod tests {
         desk.mark(FILE, HOME, None);
         for ends in [
             |desk: &mut Desk<char>, number| drop(desk.answered(number, HOME)),
-            |desk, _| desk.worker_gone(HOME),
+            |desk: &mut Desk<char>, _| desk.worker_gone(HOME),
         ] {
             let Verdict::Wait(number, true) = desk.event(FILE, 0, 'a') else { panic!("it is marked") };
             assert!(desk.ask(number).is_some());

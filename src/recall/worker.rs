@@ -213,6 +213,8 @@ impl Worker {
 
     /// Has every stub of the tree guarded, now and again: copies of stubs come by any way.
     fn mark_all(&self) {
+        // Soon again at first: what was stashed by a command that began before the guard is not marked yet.
+        let mut pause = Duration::from_secs(5);
         if let Err(e) = self.test() {
             // Without it no stub would be safe; the guard says that nobody serves this folder.
             eprintln!("ddr: {}: {e}", self.recaller.tree().path().display());
@@ -229,7 +231,8 @@ impl Worker {
                 Ok(_) => {}
                 Err(e) => eprintln!("ddr: not all stubs are guarded: {e}"),
             }
-            std::thread::sleep(if first { Duration::from_secs(5) } else { RESCAN });
+            std::thread::sleep(pause.min(RESCAN));
+            pause *= 5;
         }
     }
 

@@ -164,7 +164,7 @@ fn chmod(p: &Place) -> Touched {
 }
 
 fn chmod_read(p: &Place) -> Touched {
-    std::fs::set_permissions(&p.file, PermissionsExt::from_mode(0))?;
+    std::fs::set_permissions(&p.file, PermissionsExt::from_mode(0o0))?;
     same(&std::fs::read(&p.file)?, &p.content)?;
     let mode = std::fs::metadata(&p.file)?.permissions().mode() & 0o7777;
     must(mode == 0, &format!("its mode stays (it is {mode:o})"))
