@@ -51,7 +51,9 @@ pub fn unify(stores: &mut [(Option<Way>, String)]) {
         let same = others.iter().find(|(_, other)| other.is_peer && other.port == way.port);
         match same {
             Some((j, _)) => merge(stores, *j, i),
-            None => others.iter().filter(|(_, other)| !other.is_named).for_each(|(j, _)| merge(stores, *j, i)),
+            None => {
+                others.iter().filter(|(_, other)| !other.is_named).for_each(|(j, _)| merge(stores, *j, i))
+            }
         }
     }
 }
