@@ -29,9 +29,11 @@ const SESSIONS: usize = 6;
 /// A farther store has its windows, not its disk, as the limit.
 const FAR: Duration = Duration::from_millis(10);
 
-/// Threads that write packs to a store on another machine, each over a connection of its own.
+/// Threads that write packs to a store on another machine, each over a connection of its own: what keeps a
+/// near one waiting is this machine's processors.
 pub fn writers(distance: Duration) -> usize {
-    if distance > FAR { SESSIONS } else { 4 }
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    if distance > FAR { SESSIONS } else { cores.clamp(2, 4) }
 }
 
 /// A bucket, and what it would be lost together with.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ssh2::{HashType, MethodType, Session};
 
 use super::auth::{self, Ask, Question, Secrets};
-use super::config::{HostConfig, Strict, has_aes};
+use super::config::{HostConfig, Strict};
 use super::hosts::{self, HostKey, Known, Verdict};
 use super::proxy::{self, Proxy};
 use super::url::Address;
@@ -127,7 +127,7 @@ impl Host {
         };
         let wanted = right.map_or_else(|| hosts::preference(&known), |k| algorithms(&k.kind));
         session.method_pref(MethodType::HostKey, &wanted).map_err(|e| fail("host key algorithms", e))?;
-        if let Some(ciphers) = config.fast_ciphers(has_aes()) {
+        if let Some(ciphers) = config.cipher_list(false) {
             for way in [MethodType::CryptCs, MethodType::CryptSc] {
                 session.method_pref(way, &ciphers).map_err(|e| fail("ciphers", e))?;
             }

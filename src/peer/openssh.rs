@@ -38,7 +38,7 @@ impl OpensshDial {
         if config.alive_interval.is_none() {
             option(format!("ServerAliveInterval={}", ALIVE_EVERY.as_secs()));
         }
-        if let Some(ciphers) = config.fast_ciphers(has_aes()) {
+        if let Some(ciphers) = config.cipher_list(has_aes()) {
             option(format!("Ciphers={ciphers}"));
         }
         if config.connect_timeout.is_none() {

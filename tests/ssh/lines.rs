@@ -11,7 +11,7 @@ use crate::support::content::noise;
 use crate::support::proxy::{Line, TcpProxy};
 use crate::support::shell::Shell;
 use crate::support::sshd::Sshd;
-use crate::support::{say, scale};
+use crate::support::{say, scale, seed};
 
 /// Half a round trip.
 const DELAY: Duration = Duration::from_millis(25);
@@ -122,5 +122,44 @@ fn a_long_line_is_filled_three_windows_at_a_time() {
             rate(down)
         ));
         assert!(up >= 3.0 && down >= 3.0, "{transport}: {up} up, {down} down");
+    }
+}
+
+/// Mean bytes between two cuts.
+const BETWEEN_CUTS: u64 = 16 << 20;
+
+#[test]
+fn stash_and_checkout_over_a_line_that_is_cut_lose_nothing_and_hardly_repeat_themselves() {
+    let (count, size) = (5 * scale().min(10) as u64, 16 << 20);
+    for (turn, transport) in TRANSPORTS.into_iter().enumerate() {
+        let line = Line::new(Duration::ZERO);
+        let Some(far) = Distant::new(line) else { return };
+        far.add("nas", transport);
+        let mut files: Vec<(String, Vec<u8>)> =
+            (0..count).map(|i| (format!("a/{i}"), noise(i + 1, size))).collect();
+        files.extend((0..100).map(|i| (format!("b/{i}"), noise(1000 + i, 20 << 10))));
+        files.iter().for_each(|(name, bytes)| far.shell.write(name, bytes));
+        let total = files.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        far.line.cut_again(BETWEEN_CUTS, seed() + turn as u64);
+        let before = far.line.passed();
+        far.shell.ok("ddr stash a b");
+        let stashed = far.line.passed();
+        far.shell.ok("ddr checkout a b");
+        let after = far.line.passed();
+        for (name, bytes) in &files {
+            assert!(far.shell.read(name) == *bytes, "{name} differs");
+        }
+        let cuts = far.line.cuts();
+        assert!(cuts >= total / BETWEEN_CUTS, "{cuts} cuts");
+        let over = |passed: u64| passed as f64 / total as f64 - 1.0;
+        let (up, down) = (over(stashed.0 - before.0), over(after.1 - stashed.1));
+        say(&format!(
+            "{cuts} cuts, {transport}: {:.1} % more than there was up, {:.1} % down",
+            up * 100.0,
+            down * 100.0
+        ));
+        assert!(up < 0.05 && down < 0.05, "{cuts} cuts, {transport}: {up} up, {down} down");
+        far.line.mend();
+        far.shell.ok("ddr fsck --read-data");
     }
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
+
 /// Bytes read at once.
 const PIECE: usize = 64 << 10;
 /// Pieces on the way: enough for 128 MiB in each direction, so that only the delay counts.
@@ -53,9 +55,20 @@ impl Line {
 
     /// Cut at a random byte, `mean` bytes after the last cut on average.
     pub fn cut_every(self, mean: u64, seed: u64) -> Self {
+        self.cut_again(mean, seed);
+        self
+    }
+
+    /// The same from now on.
+    pub fn cut_again(&self, mean: u64, seed: u64) {
         *self.again.lock().unwrap() = Some((mean, seed));
         self.roll();
-        self
+    }
+
+    /// Never cut from now on.
+    pub fn mend(&self) {
+        *self.again.lock().unwrap() = None;
+        self.roll();
     }
 
     /// Cuts once, after so many more bytes.
@@ -163,6 +176,8 @@ impl TcpProxy {
                 if let Ok(far) = TcpStream::connect(target) {
                     // Only a matter of speed.
                     let _ = (near.set_nodelay(true), far.set_nodelay(true));
+                    // What lies in a socket here when the line is cut never passed it, but is counted.
+                    let _ = [&near, &far].map(|s| set_socket_send_buffer_size(s, PIECE));
                     line.join(near.into(), far.into());
                 }
             }
