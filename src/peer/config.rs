@@ -296,11 +296,7 @@ mod tests {
     fn allowed_ciphers_are_only_ever_put_in_order() {
         let config =
             HostConfig::parse("ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com\n", &local());
-<<<<<<< HEAD
-        let [slow, fast] = [false, true].map(|aes| config.fast_ciphers(aes).expect("some are allowed"));
-=======
         let [slow, fast] = [false, true].map(|aes| config.cipher_list(aes).expect("some are allowed"));
->>>>>>> main
         assert_eq!(slow, "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com");
         assert_eq!(fast, "aes256-gcm@openssh.com,chacha20-poly1305@openssh.com");
         assert_eq!(HostConfig::parse("hostname nas\n", &local()).cipher_list(true), None);
