@@ -264,7 +264,9 @@ mod tests {
         let mut desk = Desk::default();
         desk.mark(FILE, HOME, None);
         for ends in [
-            |desk: &mut Desk<char>, number| drop(desk.answered(number, HOME)),
+            |desk: &mut Desk<char>, number| {
+                desk.answered(number, HOME);
+            },
             |desk: &mut Desk<char>, _| desk.worker_gone(HOME),
         ] {
             let Verdict::Wait(number, true) = desk.event(FILE, 0, 'a') else { panic!("it is marked") };
