@@ -3,10 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::trouble::{Touched, same};
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guarded, obstacle};
+use crate::support::guarded::{Guarded, is_stub, obstacle};
 use crate::support::{own_files, say, scale, seed};
 
 const FILES: u64 = 60;
@@ -72,7 +73,7 @@ fn write(guarded: &Guarded, number: u64, over: &AtomicBool) -> Touched {
             file.set_len(content.len() as u64)?;
         }
         for _ in 0..5 {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             same(&std::fs::read(&path)?, &content)?;
         }
         round += 1;
@@ -87,14 +88,17 @@ fn churn(kind: &str, flags: &[&str]) {
     guarded.start(flags);
     let files = files(&guarded);
     let (opens, over, stashed) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
-    let limit = OPENS * scale();
+    let (limit, found) = (OPENS * scale(), AtomicUsize::new(0));
     let wrong: Vec<String> = std::thread::scope(|scope| {
         let readers = (0..READERS).map(|reader| {
-            let (files, opens, over) = (&files, &opens, &over);
+            let (files, opens, over, found) = (&files, &opens, &over, &found);
             scope.spawn(move || -> Result<(), String> {
                 let mut random = Random::new(seed() * 100 + reader);
                 while opens.fetch_add(1, Ordering::Relaxed) < limit && !over.load(Ordering::Relaxed) {
                     let (file, way) = (random.pick(files), random.below(8));
+                    // Or hardly anything could be stashed.
+                    std::thread::sleep(Duration::from_micros(random.below(8_000)));
+                    found.fetch_add(usize::from(is_stub(&file.path)), Ordering::Relaxed);
                     open(file, way).map_err(|e| {
                         over.store(true, Ordering::Relaxed);
                         format!("{} in way {way}: {e}", file.path.display())
@@ -143,9 +147,12 @@ fn churn(kind: &str, flags: &[&str]) {
     );
     let stashed = stashed.into_inner();
     assert!(stashed > FILES as usize, "only {stashed} files were stashed meanwhile");
-    say(&format!("churn on {kind} {flags:?}: {limit} opens right while {stashed} files were stashed"));
+    assert!(found.load(Ordering::Relaxed) > FILES as usize, "only {found:?} stubs were opened");
+    say(&format!(
+        "churn on {kind} {flags:?}: {limit} opens right, {found:?} of stubs, while {stashed} files were stashed"
+    ));
     // What is left is as it was, and known to be.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     guarded.sandbox.ok(&["stash", "."]).unwrap();
     guarded.sandbox.ok(&["fsck", "--read-data"]).unwrap();
     for file in &files {

@@ -111,6 +111,37 @@ fn workers_killed_under_load_harm_no_reader() {
 }
 
 #[test]
+fn what_a_killed_worker_was_filling_comes_by_the_next_one() {
+    let Some(guarded) = guarded(&[]) else { return };
+    let sizes = [64u64 << 20, 30 << 20, 20_000, 700_001];
+    for (i, size) in sizes.iter().enumerate() {
+        guarded.write(i.to_string(), &noise(i as u64, *size));
+    }
+    let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+    std::fs::set_permissions(guarded.at("1"), read_only).unwrap();
+    guarded.stash();
+    let large = [guarded.at("0"), guarded.at("1")];
+    std::thread::scope(|scope| {
+        let open = |i: usize| {
+            let path = guarded.at(i.to_string());
+            (i, scope.spawn(move || std::fs::read(path)))
+        };
+        let mut readers: Vec<_> = [0, 1].map(open).into_iter().collect();
+        wait_until("both are being filled", || large.iter().all(|path| is_filling(path)));
+        guarded.guard().freeze(true);
+        assert!(large.iter().all(|path| is_filling(path)));
+        readers.extend([2, 3].map(open));
+        wait_until("all wait", || waiting(&guarded).len() == 4);
+        guarded.guard().kill_workers();
+        for (i, reader) in readers {
+            let seen =
+                reader.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}; {:?}", guarded.guard().said()));
+            same(&seen, &noise(i as u64, sizes[i])).unwrap_or_else(|e| panic!("{i}: {e}"));
+        }
+    });
+}
+
+#[test]
 fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard() {
     let Some(mut guarded) = guarded(&[]) else { return };
     let content = noise(1, 64 << 20);
