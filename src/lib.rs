@@ -31,5 +31,8 @@ pub mod peer;
 /// Verbs: one file per thing a user asks for.
 pub mod engine;
 
+/// The engine on a loop: watches folders and works on them without being asked.
+pub mod daemon;
+
 /// Words on a terminal.
 pub mod cli;

@@ -43,6 +43,7 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
     let dir = resolve(&dir);
     let remote = RemoteConfig { same_disk: args.same_disk, ..args.far.remote(store) };
     let (_, stats) = clone::clone(&remote, &dir, &args.name, args.far.context(session))?;
+    super::daemon::register(session, &resolve(&dir));
     session.out.json(&json!({
         "type": "clone", "path": dir.display().to_string(), "made": stats.made, "stubs": stats.stubs,
         "stub_bytes": stats.stub_bytes, "written_bytes": stats.written_bytes, "problems": session.terminal.problem_count(),
