@@ -294,13 +294,9 @@ impl Tending {
 
     /// Whether opens may be those of a command that worked since this was asked last.
     fn opened_by_command(&mut self) -> bool {
-        if self.tended.ear.seen().opened_since().is_none() {
-            return false;
-        }
         let stamp = self.lock_stamp();
-        let newer = stamp != self.locked;
-        self.locked = stamp;
-        newer || is_locked(&self.dir)
+        let newer = std::mem::replace(&mut self.locked, stamp) != stamp;
+        newer || (self.tended.ear.seen().opened_since().is_some() && is_locked(&self.dir))
     }
 
     fn lock_stamp(&self) -> Option<SystemTime> {
