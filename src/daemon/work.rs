@@ -16,9 +16,9 @@ use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::units::{Time, count, size};
-use crate::engine::apply::apply;
+use crate::engine::apply::apply_on;
 use crate::engine::behind;
-use crate::engine::commit::{CommitOptions, CommitStats, commit, sync_logs};
+use crate::engine::commit::{CommitOptions, CommitStats, commit_on, sync_logs};
 use crate::engine::folder::{Access, Context, Folder, is_wanted};
 use crate::engine::gc::{GcOptions, gc};
 use crate::engine::heal::heal;
@@ -27,6 +27,8 @@ use crate::engine::mend;
 use crate::engine::policy::plan::plan;
 use crate::engine::remotes::Remotes;
 use crate::engine::scrub::scrub;
+use crate::engine::stash::Run;
+use crate::engine::survey::{Change, survey};
 use crate::local::scan::{Scan, ScanOptions, Seen as Met};
 use crate::model::entry::FileKind;
 
@@ -67,23 +69,27 @@ pub struct Hands<'a> {
 impl Hands<'_> {
     /// Commits changed paths, or the whole tree.
     pub fn commit(&self, paths: Option<&[RelPath]>) -> Result<Outcome> {
+        let seen = self.look()?;
+        let changed = match paths {
+            Some(paths) => worthwhile(&seen, paths)?,
+            None => vec![RelPath::root()],
+        };
+        if changed.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let remotes = Remotes::targets(&seen)?;
+        drop(seen);
+        let whole = paths.is_none();
+        if whole {
+            self.told.begin_anew();
+        }
         self.with_folder(|folder| {
-            let (paths, whole) = match paths {
-                Some(paths) => (worthwhile(folder, paths)?, false),
-                None => (vec![RelPath::root()], true),
-            };
-            if whole {
-                self.told.begin_anew();
-            }
-            if paths.is_empty() {
-                return Ok(Outcome::default());
-            }
-            let stats = commit(folder, &paths, &CommitOptions::default())?;
+            let stats = commit_on(folder, &remotes, &changed, &CommitOptions::default())?;
             self.tell_commit(&stats);
             if whole {
                 remember(folder, Work::Rescan)?;
             }
-            // Who was away is no longer when the log could be brought level.
+            // A store that was known to be there missed this: sooner asked, sooner level.
             let missed = !missed(folder)?.is_empty() && self.told.state().away.is_empty();
             Ok(Outcome { contact: missed && stats.recorded > 0, ..Outcome::default() })
         })
@@ -104,6 +110,7 @@ impl Hands<'_> {
 
     /// Runs the policy, which is to know of the files that were opened until now.
     pub fn stash(&self, opened: &HashSet<RelPath>) -> Result<Outcome> {
+        let remotes = Remotes::open(&self.look()?)?;
         self.with_folder(|folder| {
             put_used(folder, opened)?;
             let mut plan = plan(folder)?;
@@ -113,7 +120,8 @@ impl Hands<'_> {
                 self.told.state().last_policy = Some((wall(), 0, 0));
                 return Ok(Outcome { useless: over > 0, ..Outcome::default() });
             }
-            let done = apply(folder, &mut plan, None)?;
+            let run = Run::on(folder, remotes, None)?;
+            let done = apply_on(folder, &mut plan, run)?;
             let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
             self.told.state().last_policy = Some((wall(), files, freed));
             self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));
@@ -129,12 +137,13 @@ impl Hands<'_> {
 
     /// Exchanges histories with the stores, and brings those level that missed something.
     pub fn contact(&self) -> Result<Outcome> {
+        let remotes = Remotes::open(&self.look()?)?;
+        if remotes.online.is_empty() {
+            self.note_away(&remotes);
+            return Ok(Outcome { useless: true, ..Outcome::default() });
+        }
         self.with_folder(|folder| {
-            let remotes = Remotes::open(folder)?;
             let back = self.note_away(&remotes);
-            if remotes.online.is_empty() {
-                return Ok(Outcome { useless: true, ..Outcome::default() });
-            }
             sync_logs(folder, &remotes)?;
             let missed = missed(folder)?;
             let here: Vec<&String> =
@@ -179,8 +188,8 @@ impl Hands<'_> {
 
     /// Moves contents on to the tiers where they belong.
     pub fn moves(&self) -> Result<Outcome> {
+        let remotes = Remotes::open(&self.look()?)?;
         self.with_folder(|folder| {
-            let remotes = Remotes::open(folder)?;
             sync_logs(folder, &remotes)?;
             let stats = self.level(folder, &remotes, true)?;
             if stats.moved.0 > 0 {
@@ -223,8 +232,9 @@ impl Hands<'_> {
 
     /// Reads and checks some packs; also returns how many bytes.
     pub fn scrub(&self) -> Result<(Outcome, u64)> {
+        let remotes = Remotes::open_all(&self.look()?)?;
         self.with_folder(|folder| {
-            let done = scrub(folder, self.scrub.min(SCRUB_SLICE))?;
+            let done = scrub(folder, &remotes, self.scrub.min(SCRUB_SLICE))?;
             for (name, error) in &done.damaged {
                 self.told.trouble(format!("{name}: {error}; run: ddr fsck --read-data --repair"));
             }
@@ -238,6 +248,12 @@ impl Hands<'_> {
             }
             Ok((Outcome { more, ..Outcome::default() }, done.bytes))
         })
+    }
+
+    /// The folder without its lock: to look, and to open stores, for a machine that does not answer takes
+    /// its time.
+    fn look(&self) -> Result<Folder> {
+        Folder::open(self.dir, Access::Read, self.context.clone())
     }
 
     /// Opens the folder, works, and gives way when somebody waits for it. [`Error::Locked`] if a command
@@ -270,8 +286,8 @@ impl Hands<'_> {
     }
 }
 
-/// Those of the changed paths that a commit has something to say about: what is ignored, special or was
-/// never recorded is passed over in silence.
+/// Those of the changed paths where something differs from what is recorded. What is ignored, special or
+/// in a folder of its own is passed over in silence, and so is what ddr itself did.
 fn worthwhile(folder: &Folder, paths: &[RelPath]) -> Result<Vec<RelPath>> {
     let tree = folder.tree()?;
     let options = ScanOptions { cross_devices: folder.config.scan.cross_devices };
@@ -290,11 +306,24 @@ fn worthwhile(folder: &Folder, paths: &[RelPath]) -> Result<Vec<RelPath>> {
             // Behind a link or in a folder of its own: the link or folder is a path, too.
             Err(_) => continue,
         };
-        if there || folder.history.local(path)?.is_some() {
+        if (there || folder.history.local(path)?.is_some()) && differs(folder, path)? {
             out.push(path.clone());
         }
     }
     Ok(out)
+}
+
+fn differs(folder: &Folder, path: &RelPath) -> Result<bool> {
+    let mut found = false;
+    let done = survey(folder, std::slice::from_ref(path), &mut |item| {
+        found |= item.change != Change::Same;
+        Ok(())
+    });
+    match done {
+        // Gone since, and never recorded.
+        Err(e) if e.is_missing() => Ok(false),
+        done => done.map(|()| found),
+    }
 }
 
 fn put_used(folder: &mut Folder, opened: &HashSet<RelPath>) -> Result<()> {

@@ -32,8 +32,7 @@ pub struct Scrubbed {
 }
 
 /// Reads packs until so many bytes were read, at least one if any is due.
-pub fn scrub(folder: &mut Folder, limit: u64) -> Result<Scrubbed> {
-    let remotes = Remotes::open_all(folder)?;
+pub fn scrub(folder: &mut Folder, remotes: &Remotes, limit: u64) -> Result<Scrubbed> {
     let mut done = Scrubbed::default();
     for remote in &remotes.online {
         if done.bytes >= limit {
@@ -43,7 +42,7 @@ pub fn scrub(folder: &mut Folder, limit: u64) -> Result<Scrubbed> {
         }
     }
     if !done.damaged.is_empty() {
-        done.healed = heal(folder, &remotes)?;
+        done.healed = heal(folder, remotes)?;
     }
     Ok(done)
 }

@@ -104,7 +104,11 @@ impl Run {
     /// Opens the stores; fails if there are too few for the copies that are required.
     pub fn open(folder: &Folder, copies: Option<usize>) -> Result<Self> {
         folder.tree()?;
-        let remotes = Remotes::open(folder)?;
+        Self::on(folder, Remotes::open(folder)?, copies)
+    }
+
+    /// The same on stores that are open already.
+    pub fn on(folder: &Folder, remotes: Remotes, copies: Option<usize>) -> Result<Self> {
         let need = required_copies(folder, &remotes, copies)?;
         Ok(Self { remotes, need, pinned: Pinned::of(folder)? })
     }

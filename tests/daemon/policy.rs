@@ -60,3 +60,20 @@ fn above_high_water_room_is_made_at_once() {
     shell.ok(&format!("ddr checkout f{stub}"));
     assert_eq!(shell.read(format!("f{stub}")), noise(stub, size));
 }
+
+#[test]
+fn a_budget_is_kept_soon_after_the_tree_has_grown() {
+    let shell = with_store();
+    shell.ok("printf 'every = \"1d\"\n[[rule]]\ndo = \"stash\"\nwhen_full = \"0s\"\n[water]\nof = \"4MiB\"\nhigh = \"80%%\"\nlow = \"50%%\"\n' > ../policy.toml && ddr config set policy.file ../policy.toml");
+    let mut daemon = Daemon::start(&shell);
+    for n in 0..8 {
+        shell.write(format!("f{n}"), &noise(n, 1 << 20));
+    }
+    daemon.until("some are stubs", |d| {
+        let local: u64 = (0..8).filter(|n| !is_stub(d.shell, &format!("f{n}"))).count() as u64;
+        local <= 2
+    });
+    daemon.until_committed();
+    // The newest stay: least recently used first.
+    assert!(!is_stub(&shell, "f7"));
+}

@@ -104,3 +104,25 @@ fn a_folder_that_goes_away_is_left_alone_and_looked_at_when_it_is_back() {
     assert!(shell.ok("ddr ls").contains("first.bin"), "nothing was taken for deleted");
     assert!(!shell.ok("ddr history").contains("deleted"));
 }
+
+#[test]
+fn when_events_are_lost_the_tree_is_looked_at() {
+    let shell = with_store();
+    let mut daemon = Daemon::start(&shell);
+    let pid = rustix::process::Pid::from_raw(daemon.running.id() as i32).unwrap();
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let most: u64 = most.trim().parse().unwrap();
+    // While it cannot read, the queue of the kernel runs over.
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    shell.ok("mkdir many late");
+    for n in 0..most {
+        std::fs::write(shell.at(format!("many-{}", n % 1000)), [b'x'; 3]).unwrap();
+    }
+    shell.ok("echo lost > late/lost");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    daemon.until_committed();
+    // The directory that appeared meanwhile is watched.
+    shell.ok("echo seen > late/seen");
+    daemon.until_committed();
+    assert!(shell.ok("ddr ls late").contains("seen"));
+}
