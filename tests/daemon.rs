@@ -30,14 +30,19 @@ struct Daemon<'s> {
 impl<'s> Daemon<'s> {
     /// Starts one that settles after a second, and waits until it has looked at the folder.
     fn start(shell: &'s Shell) -> Self {
-        shell.ok("ddr config set daemon.settle 1s");
-        let mut daemon = Self { shell, running: shell.sandbox.start(&["daemon"], None) };
+        let mut daemon = Self::beginning(shell);
         daemon.until("it has looked at the folder", |d| {
             let state = d.state();
             // The first look is over when something else comes next.
             state["next"].is_string() && state["doing"].is_null()
         });
         daemon
+    }
+
+    /// Starts one.
+    fn beginning(shell: &'s Shell) -> Self {
+        shell.ok("ddr config set daemon.settle 1s");
+        Self { shell, running: shell.sandbox.start(&["daemon"], None) }
     }
 
     /// How the folder stands; null while the daemon does not answer.

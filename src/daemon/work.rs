@@ -363,3 +363,66 @@ pub fn remembered(folder: &Folder, work: Work) -> Result<Option<i64>> {
 fn key(work: Work) -> String {
     format!("daemon {}", work.word())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::base::progress::Recorder;
+    use crate::daemon::log::Log;
+    use crate::engine::folder::lock;
+    use crate::engine::init::init;
+    use crate::peer::host::Login;
+
+    /// Work that has no end of its own.
+    fn endless(hands: &Hands) -> Result<()> {
+        hands.with_folder(|folder| {
+            loop {
+                folder.context.cancel.check()?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    }
+
+    #[test]
+    fn long_work_gives_way_to_a_command_that_waits_and_to_a_stop() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        init(&temp.path().join("folder"), false, None).expect("init");
+        let dir = temp.path().join("folder/.ddr");
+        let context = Context {
+            cache_dir: temp.path().join("cache"),
+            state_dir: temp.path().join("state"),
+            wait: Duration::from_secs(30),
+            progress: Arc::new(Recorder::default()),
+            cancel: Cancel::default(),
+            login: Login::default(),
+        };
+        let log = Arc::new(Log::open(&temp.path().join("log")).expect("log"));
+        let told = Told::new("folder".into(), log);
+        let hands = Hands { dir: &dir, context: &context, told: &told, patience: 0, scrub: 0 };
+        let at_work = |work: &std::thread::ScopedJoinHandle<Result<()>>| {
+            let since = Instant::now();
+            while !crate::engine::folder::is_locked(&dir) && since.elapsed() < Duration::from_secs(30) {
+                assert!(!work.is_finished());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        std::thread::scope(|scope| {
+            let work = scope.spawn(|| endless(&hands));
+            at_work(&work);
+            let since = Instant::now();
+            let held = lock(&dir, &context).expect("the command gets the lock");
+            assert!(since.elapsed() < Duration::from_secs(10));
+            assert!(matches!(work.join().expect("thread"), Err(Error::Interrupted)));
+            // While the command works, and while another one waits, nothing begins.
+            assert!(matches!(endless(&hands), Err(Error::Locked(_))));
+            drop(held);
+            let work = scope.spawn(|| endless(&hands));
+            at_work(&work);
+            context.cancel.cancel();
+            assert!(matches!(work.join().expect("thread"), Err(Error::Interrupted)));
+        });
+    }
+}
