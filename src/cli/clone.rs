@@ -1,11 +1,11 @@
 //! `ddr clone`
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::far::FarArgs;
-use super::session::Session;
+use super::session::{Session, resolve};
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::clone;
@@ -71,17 +71,4 @@ pub fn absolute(session: &Session, url: &str) -> Result<String> {
     let path = resolve(&session.cwd.join(url));
     let text = path.to_str().map(str::to_string);
     text.ok_or_else(|| Error::Unsupported(format!("{}: not valid UTF-8", path.display())))
-}
-
-/// A path without links and `..`, as far as there is something to resolve.
-pub fn resolve(path: &Path) -> PathBuf {
-    match (path.canonicalize(), path.parent(), path.components().next_back()) {
-        (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(Component::ParentDir)) => {
-            let above = resolve(parent);
-            above.parent().map_or(above.clone(), Path::to_path_buf)
-        }
-        (Err(_), Some(parent), Some(last)) => resolve(parent).join(last),
-        _ => path.to_path_buf(),
-    }
 }

@@ -104,7 +104,7 @@ fn remove(session: &Session, dir: Option<&Path>) -> Result<()> {
 }
 
 fn start(session: &Session, dir: Option<&Path>) -> PathBuf {
-    super::clone::resolve(&dir.map_or_else(|| session.cwd.clone(), |dir| session.cwd.join(dir)))
+    super::session::resolve(&dir.map_or_else(|| session.cwd.clone(), |dir| session.cwd.join(dir)))
 }
 
 fn list(session: &Session) -> Result<()> {
