@@ -31,6 +31,8 @@ pub mod peer;
 /// Verbs: one file per thing a user asks for.
 pub mod engine;
 
+/// The engine on a loop: watches folders and works on them without being asked.
+pub mod daemon;
 /// On-demand access: opening a stub brings its content back.
 pub mod recall;
 

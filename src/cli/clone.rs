@@ -1,11 +1,11 @@
 //! `ddr clone`
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::far::FarArgs;
-use super::session::Session;
+use super::session::{Session, resolve};
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::clone;
@@ -43,6 +43,7 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
     let dir = resolve(&dir);
     let remote = RemoteConfig { same_disk: args.same_disk, ..args.far.remote(store) };
     let (_, stats) = clone::clone(&remote, &dir, &args.name, args.far.context(session))?;
+    super::daemon::register(session, &resolve(&dir));
     session.out.json(&json!({
         "type": "clone", "path": dir.display().to_string(), "made": stats.made, "stubs": stats.stubs,
         "stub_bytes": stats.stub_bytes, "written_bytes": stats.written_bytes, "problems": session.terminal.problem_count(),
@@ -70,17 +71,4 @@ pub fn absolute(session: &Session, url: &str) -> Result<String> {
     let path = resolve(&session.cwd.join(url));
     let text = path.to_str().map(str::to_string);
     text.ok_or_else(|| Error::Unsupported(format!("{}: not valid UTF-8", path.display())))
-}
-
-/// A path without links and `..`, as far as there is something to resolve.
-pub fn resolve(path: &Path) -> PathBuf {
-    match (path.canonicalize(), path.parent(), path.components().next_back()) {
-        (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(Component::ParentDir)) => {
-            let above = resolve(parent);
-            above.parent().map_or(above.clone(), Path::to_path_buf)
-        }
-        (Err(_), Some(parent), Some(last)) => resolve(parent).join(last),
-        _ => path.to_path_buf(),
-    }
 }

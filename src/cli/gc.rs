@@ -26,7 +26,7 @@ pub struct GcArgs {
 pub fn run(session: &Session, args: &GcArgs) -> Result<()> {
     let mut folder = session.write()?;
     let grace = args.grace.as_deref().map(units::parse_duration).transpose()?;
-    let options = GcOptions { dry_run: args.dry_run, grace, take_over: args.take_over };
+    let options = GcOptions { dry_run: args.dry_run, grace, take_over: args.take_over, owned: false };
     let (all, offline) = gc(&mut folder, &options)?;
     for stats in &all {
         session.terminal.clear();

@@ -24,8 +24,11 @@ pub struct InitArgs {
 /// Makes the folder and says what to do next.
 pub fn run(session: &Session, args: &InitArgs) -> Result<()> {
     let dir = args.dir.as_ref().map_or_else(|| session.cwd.clone(), |dir| session.cwd.join(dir));
-    let dir = super::clone::resolve(&dir);
+    let dir = super::session::resolve(&dir);
     let id = init::init(&dir, args.bare, args.name.as_deref())?;
+    if !args.bare {
+        super::daemon::register(session, &super::session::resolve(&dir));
+    }
     session
         .out
         .json(&json!({ "type": "init", "folder": id.to_string(), "path": dir.display().to_string() }))?;

@@ -16,6 +16,7 @@ pub mod clone;
 pub mod commit;
 pub mod completions;
 pub mod config;
+pub mod daemon;
 pub mod debug;
 pub mod diff;
 pub mod du;
@@ -39,6 +40,7 @@ pub mod remote;
 pub mod restore;
 pub mod run;
 pub mod serve;
+pub mod service;
 pub mod session;
 pub mod stash;
 pub mod status;
@@ -150,6 +152,11 @@ pub enum Command {
     /// Read or change settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look after all folders without being asked
+    Daemon(daemon::DaemonArgs),
+    /// Install or remove the systemd units of daemon and guard
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// See ddr at work in a temporary folder
     Tour(tour::TourArgs),
     /// Print a completion script for a shell
@@ -199,6 +206,8 @@ pub fn dispatch(session: &session::Session, command: &Command) -> Result<()> {
         Command::Fsck(args) => fsck::run(session, args),
         Command::Rebuild(args) => rebuild::run(session, args),
         Command::Config(command) => config::run(session, command),
+        Command::Daemon(args) => daemon::run(session, args),
+        Command::Service(command) => service::run(session, command),
         Command::Tour(args) => tour::run(session, args),
         Command::Completions(args) => completions::run(session, args),
         Command::Serve(args) => serve::run(session, args),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::clone::resolve;
 use super::session::Session;
+use super::session::resolve;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::units::{Time, count, size};

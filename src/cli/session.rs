@@ -2,7 +2,7 @@
 //!
 //! Promises that an interrupted earlier run is mended before a command that could be misled by it.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::output::Output;
@@ -120,5 +120,18 @@ fn enter(dir: &Path) -> Result<PathBuf> {
     match real.is_dir() {
         true => Ok(real),
         false => Err(Error::Invalid(format!("{} is not a directory", dir.display()))),
+    }
+}
+
+/// A path without links and `..`, as far as there is something to resolve.
+pub fn resolve(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.components().next_back()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(Component::ParentDir)) => {
+            let above = resolve(parent);
+            above.parent().map_or(above.clone(), Path::to_path_buf)
+        }
+        (Err(_), Some(parent), Some(last)) => resolve(parent).join(last),
+        _ => path.to_path_buf(),
     }
 }

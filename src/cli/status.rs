@@ -92,7 +92,8 @@ pub fn run(session: &Session, args: &StatusArgs) -> Result<()> {
     trouble(session, &folder)?;
     on_demand(session, &folder)?;
     pins(session, &folder)?;
-    stores(session, &folder)
+    stores(session, &folder)?;
+    super::daemon::section(session, folder.tree()?.path())
 }
 
 /// One changed path.

@@ -55,6 +55,11 @@ struct Applying<'a> {
 /// Carries a plan out.
 pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Result<Applied> {
     let run = Run::open(folder, copies)?;
+    apply_on(folder, plan, run)
+}
+
+/// The same on stores that are open already.
+pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applied> {
     run.begin(folder)?;
     folder.history.tidy_used()?;
     let mut applying = Applying {

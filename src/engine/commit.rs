@@ -419,9 +419,19 @@ pub struct CommitOptions {
 pub fn commit(folder: &mut Folder, paths: &[RelPath], options: &CommitOptions) -> Result<CommitStats> {
     let remotes = Remotes::targets(folder)?;
     remotes.note_offline(folder);
-    sync_logs(folder, &remotes)?;
+    commit_on(folder, &remotes, paths, options)
+}
+
+/// The same on targets that are open already.
+pub fn commit_on(
+    folder: &mut Folder,
+    remotes: &Remotes,
+    paths: &[RelPath],
+    options: &CommitOptions,
+) -> Result<CommitStats> {
+    sync_logs(folder, remotes)?;
     let unsaved = folder.history.meta("unsaved")?.is_some();
-    let targets = Targets::new(folder, &remotes, Need::Any)?;
+    let targets = Targets::new(folder, remotes, Need::Any)?;
     let plan = plan(folder, paths, &mut |item| {
         // Contents recorded while no store was reachable are placed now.
         let body = item.row.as_ref().and_then(|r| r.body).filter(|_| unsaved);

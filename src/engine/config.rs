@@ -40,6 +40,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// `[recall]`
     pub recall: RecallConfig,
+    /// `[daemon]`
+    pub daemon: DaemonConfig,
     /// Places that stay on this device, written as ddr prints paths; see `ddr pin`.
     pub pins: Vec<String>,
 }
@@ -154,6 +156,33 @@ pub struct GcConfig {
     pub max_unused: Option<u64>,
 }
 
+/// What the daemon does, and how often.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonConfig {
+    /// A change is committed when nothing happened to it for so long (`10s`).
+    pub settle: Option<Age>,
+    /// The whole tree is looked at so often, whatever was watched (`1h`).
+    pub rescan: Option<Age>,
+    /// The same where not every directory is watched (`5m`).
+    pub rescan_unwatched: Option<Age>,
+    /// Stores are asked so often what they missed (`5m`).
+    pub contact: Option<Age>,
+    /// gc runs so often where this peer owns it (`1d`).
+    pub gc: Option<Age>,
+    /// Bytes of the stores that are read and checked in a day (`4GiB`); 0 for none.
+    pub scrub: Option<String>,
+    /// Directories that are watched at most; without it, as many as the system allows.
+    pub watches: Option<u64>,
+}
+
+impl DaemonConfig {
+    /// Bytes of the stores that are read in a day.
+    pub fn scrub(&self) -> Result<u64> {
+        self.scrub.as_deref().map_or(Ok(4 << 30), units::parse_size)
+    }
+}
+
 /// One remote.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -237,6 +266,7 @@ impl Config {
         config.verify_every()?;
         config.grace()?;
         config.keep_deleted()?;
+        config.daemon.scrub()?;
         if config.stash.copies == Some(0) {
             return Err(Error::Invalid("stash.copies must be at least 1".into()));
         }

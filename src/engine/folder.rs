@@ -299,29 +299,19 @@ fn open_root(path: &Path, across: bool) -> Result<Root> {
 
 /// Takes the folder's lock, waiting as long as the context allows; dropping the file gives it back.
 pub fn lock(dir: &Path, context: &Context) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| Error::io("opening", &path, e))?;
+    let file = open_lock(&path)?;
     let start = Instant::now();
-    let mut told = false;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(e) => return Err(Error::io("locking", &path, e)),
-        }
+    let (mut told, mut wanting) = (false, None);
+    while !try_lock(&file, &path)? {
         let holder = std::fs::read_to_string(&path).unwrap_or_default();
         let holder =
             if holder.trim().is_empty() { "another process".to_string() } else { holder.trim().to_string() };
         if start.elapsed() >= context.wait {
             return Err(Error::Locked(holder));
+        }
+        if wanting.is_none() {
+            wanting = Some(want(dir));
         }
         if !told && start.elapsed() > Duration::from_millis(500) {
             context.progress.note(&format!("waiting for {holder}"));
@@ -336,4 +326,43 @@ pub fn lock(dir: &Path, context: &Context) -> Result<File> {
     let _ = file.set_len(0);
     let _ = std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0);
     Ok(file)
+}
+
+/// Whether another process waits for the folder's lock: long work that nobody waits for gives way then.
+pub fn is_wanted(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join("wanted")) else { return false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Whether some process has the folder's lock right now.
+pub fn is_locked(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join("lock")) else { return false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Says that this process waits, for as long as the file is kept; the kernel ends it with the process.
+fn want(dir: &Path) -> Option<File> {
+    // Best effort: who is not told does not give way, and the wait takes its time.
+    let file = open_lock(&dir.join("wanted")).ok()?;
+    rustix::fs::flock(&file, FlockOperation::LockShared).ok()?;
+    Some(file)
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(|e| Error::io("opening", path, e))
+}
+
+fn try_lock(file: &File, path: &Path) -> Result<bool> {
+    // Who only looks whether it is taken has it for an instant.
+    for _ in 0..3 {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) => return Err(Error::io("locking", path, e)),
+        }
+    }
+    Ok(false)
 }

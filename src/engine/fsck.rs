@@ -148,7 +148,12 @@ fn check_packs(
 }
 
 /// Reads a whole pack and opens every record of it.
-fn read_pack(folder: &Folder, remote: &Remote, info: &PackInfo, stats: &mut FsckStats) -> Result<()> {
+pub(super) fn read_pack(
+    folder: &Folder,
+    remote: &Remote,
+    info: &PackInfo,
+    stats: &mut FsckStats,
+) -> Result<()> {
     let bytes = remote.packs.bucket().get(&info.object(), 0..u64::MAX)?;
     stats.read_bytes += bytes.len() as u64;
     folder.context.progress.advance(bytes.len() as u64);

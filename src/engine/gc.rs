@@ -42,6 +42,8 @@ pub struct GcOptions {
     pub grace: Option<Duration>,
     /// Become the owner although another peer is.
     pub take_over: bool,
+    /// Pass over stores that this peer does not own.
+    pub owned: bool,
 }
 
 /// What gc did in one store.
@@ -90,7 +92,18 @@ pub fn collect(
     options: &GcOptions,
     keeps: Keeps,
 ) -> Result<Vec<GcStats>> {
-    remotes.online.iter().map(|remote| Run { folder, remotes, remote, options, keeps }.run()).collect()
+    let mut done = Vec::new();
+    for remote in &remotes.online {
+        if !options.owned || owns(folder, remote)? {
+            done.push(Run { folder, remotes, remote, options, keeps }.run()?);
+        }
+    }
+    Ok(done)
+}
+
+/// Whether gc of a store is this peer's; not where nobody ran it yet.
+pub fn owns(folder: &Folder, remote: &Remote) -> Result<bool> {
+    Ok(marks::owner(remote.packs.bucket().as_ref())?.is_some_and(|owner| is_me(folder, &owner)))
 }
 
 /// One run in one store.

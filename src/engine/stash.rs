@@ -107,12 +107,16 @@ impl Run {
     /// Opens the stores; fails if there are too few for the copies that are required.
     pub fn open(folder: &Folder, copies: Option<usize>) -> Result<Self> {
         folder.tree()?;
+        Self::on(folder, Remotes::open(folder)?, copies)
+    }
+
+    /// The same on stores that are open already.
+    pub fn on(folder: &Folder, remotes: Remotes, copies: Option<usize>) -> Result<Self> {
         if folder.config.stash.guard == NeedGuard::Required && guard_of(folder).is_none() {
             return Err(Error::Refused(
                 "this folder makes no stubs while on-demand access is off (stash.guard); start the guard with: sudo ddr guard DIR, or pass --unguarded".into(),
             ));
         }
-        let remotes = Remotes::open(folder)?;
         let need = required_copies(folder, &remotes, copies)?;
         Ok(Self { remotes, need, pinned: Pinned::of(folder)? })
     }

@@ -14,7 +14,7 @@ pub mod inspect;
 pub mod intent;
 pub mod lease;
 pub mod mend;
-mod names;
+pub mod names;
 pub mod read;
 pub mod replace;
 pub mod root;

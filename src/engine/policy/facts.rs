@@ -60,14 +60,16 @@ pub fn room(folder: &Folder, policy: &Policy) -> Result<Option<Room>> {
     match policy.water.map(|water| water.of) {
         None => Ok(None),
         Some(Vessel::Budget(total)) => Ok(Some(Room { total, used: 0 })),
-        Some(Vessel::Disk) => {
-            let fs = statvfs(folder)?;
-            let used = fs.f_blocks.saturating_sub(fs.f_bfree);
-            // What is reserved for root is no room for files: as `df` counts.
-            let total = used.saturating_add(fs.f_bavail);
-            Ok(Some(Room { total: total * fs.f_frsize, used: used * fs.f_frsize }))
-        }
+        Some(Vessel::Disk) => Ok(Some(disk_room(&statvfs(folder)?))),
     }
+}
+
+/// The room of a whole file system.
+pub fn disk_room(fs: &rustix::fs::StatVfs) -> Room {
+    let used = fs.f_blocks.saturating_sub(fs.f_bfree);
+    // What is reserved for root is no room for files: as `df` counts.
+    let total = used.saturating_add(fs.f_bavail);
+    Room { total: total * fs.f_frsize, used: used * fs.f_frsize }
 }
 
 /// A regular file as the survey saw it, and the times it was used.

@@ -1,0 +1,197 @@
+//! What the watcher told since anybody last acted on it: changed paths, opened files, new directories.
+//!
+//! Promises bounded memory whatever happens in the tree: beyond its bounds it only knows that changes
+//! were missed. A path is forgotten only by [`Seen::settled`], after it was committed, so that a stop in
+//! the middle loses nothing. Times are those of [`super::triggers`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use crate::base::path::RelPath;
+
+/// Changed paths known by name; more are found by a rescan.
+const MAX_CHANGED: usize = 4096;
+/// Opened files known by name; of more, access times tell.
+const MAX_OPENED: usize = 8192;
+/// A path that never rests is committed after so many times the time it should rest.
+const PATIENCE: u32 = 60;
+
+/// When a path changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Span {
+    first: Duration,
+    last: Duration,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    changed: BTreeMap<RelPath, Span>,
+    opened: HashSet<RelPath>,
+    opened_since: Option<Duration>,
+    fresh: Vec<RelPath>,
+    missed: bool,
+}
+
+impl Seen {
+    /// Something happened to a path.
+    pub fn change(&mut self, path: RelPath, now: Duration) {
+        if let Some(span) = self.changed.get_mut(&path) {
+            span.last = now;
+        } else if self.changed.len() < MAX_CHANGED {
+            self.changed.insert(path, Span { first: now, last: now });
+        } else {
+            self.miss();
+        }
+    }
+
+    /// A directory appeared: what is in it may have been there before it was watched.
+    pub fn appear(&mut self, dir: RelPath, now: Duration) {
+        if self.fresh.len() < MAX_CHANGED {
+            self.fresh.push(dir.clone());
+        } else {
+            self.miss();
+        }
+        self.change(dir, now);
+    }
+
+    /// A file was opened.
+    pub fn open(&mut self, path: RelPath, now: Duration) {
+        if self.opened.len() < MAX_OPENED && self.opened.insert(path) {
+            self.opened_since.get_or_insert(now);
+        }
+    }
+
+    /// Changes were missed.
+    pub fn miss(&mut self) {
+        self.missed = true;
+        self.changed.clear();
+    }
+
+    /// Whether changes were missed.
+    pub fn has_missed(&self) -> bool {
+        self.missed
+    }
+
+    /// Changed paths that wait; `None` if only a rescan can tell.
+    pub fn pending(&self) -> Option<usize> {
+        (!self.missed).then_some(self.changed.len())
+    }
+
+    /// Since when opened files wait.
+    pub fn opened_since(&self) -> Option<Duration> {
+        self.opened_since
+    }
+
+    /// When the first path will have rested for `settle`, or waited long enough.
+    pub fn settles(&self, settle: Duration) -> Option<Duration> {
+        self.changed.values().map(|span| span.ripe(settle)).min()
+    }
+
+    /// The paths that have.
+    pub fn ripe(&self, settle: Duration, now: Duration) -> Vec<RelPath> {
+        let ripe = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now);
+        ripe.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// These paths were committed by a run that began at `since`; what changed meanwhile waits on.
+    pub fn settled(&mut self, paths: &[RelPath], since: Duration) {
+        for path in paths {
+            if let Some(span) = self.changed.get_mut(path) {
+                match span.last < since {
+                    true => drop(self.changed.remove(path)),
+                    false => span.first = since,
+                }
+            }
+        }
+    }
+
+    /// The whole tree was committed by a run that began at `since`.
+    pub fn all_settled(&mut self, since: Duration) {
+        self.changed.retain(|_, span| span.last >= since);
+    }
+
+    /// A look at the whole tree begins: what is missed from now on, it may miss, too.
+    pub fn begin_rescan(&mut self) -> bool {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Directories to be watched.
+    pub fn take_fresh(&mut self) -> Vec<RelPath> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Opened files are not to wait any longer.
+    pub fn hurry(&mut self) {
+        if let Some(since) = &mut self.opened_since {
+            *since = Duration::ZERO;
+        }
+    }
+
+    /// Files that were opened.
+    pub fn take_opened(&mut self) -> HashSet<RelPath> {
+        self.opened_since = None;
+        std::mem::take(&mut self.opened)
+    }
+}
+
+impl Span {
+    fn ripe(&self, settle: Duration) -> Duration {
+        (self.last + settle).min(self.first + settle * PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text).expect("valid")
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_busy_path_does_not_hold_up_the_others_and_gets_its_turn() {
+        let mut seen = Seen::default();
+        seen.change(path("report"), secs(0));
+        for n in 0..100 {
+            seen.change(path("log"), secs(n));
+        }
+        assert_eq!(seen.settles(secs(10)), Some(secs(10)));
+        assert_eq!(seen.ripe(secs(10), secs(99)), [path("report")]);
+        for n in 100..=600 {
+            seen.change(path("log"), secs(n));
+        }
+        assert_eq!(seen.ripe(secs(10), secs(600)).len(), 2, "after sixty times its rest");
+    }
+
+    #[test]
+    fn what_changes_while_it_is_committed_stays() {
+        let mut seen = Seen::default();
+        seen.change(path("a"), secs(1));
+        seen.change(path("b"), secs(1));
+        seen.change(path("b"), secs(21));
+        seen.settled(&[path("a"), path("b")], secs(20));
+        assert_eq!(seen.ripe(secs(10), secs(31)), [path("b")]);
+        seen.all_settled(secs(22));
+        assert_eq!(seen.pending(), Some(0));
+    }
+
+    #[test]
+    fn beyond_its_bounds_it_only_knows_that_it_missed_something() {
+        let mut seen = Seen::default();
+        for n in 0..=MAX_CHANGED {
+            seen.change(path(&format!("f{n}")), secs(0));
+        }
+        assert_eq!((seen.pending(), seen.has_missed()), (None, true));
+        assert!(seen.begin_rescan() && !seen.has_missed());
+        for n in 0..2 * MAX_OPENED {
+            seen.open(path(&format!("f{n}")), secs(3));
+        }
+        assert_eq!((seen.opened_since(), seen.take_opened().len()), (Some(secs(3)), MAX_OPENED));
+        assert_eq!(seen.opened_since(), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! What a folder's `config.toml` and policy mean for the daemon, read when they change.
+//!
+//! Promises that a file that is not right stops nothing: the last right settings stay in force.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::triggers::Every;
+use crate::base::error::Result;
+use crate::engine::config::RemoteConfig;
+use crate::engine::folder::{Access, Context, Folder};
+use crate::engine::policy::{self, facts::disk_room};
+use crate::model::policy::doc::Do;
+use crate::model::policy::value::{Age, Vessel};
+use crate::model::policy::water::Water;
+use crate::peer::url::Url;
+
+/// Unless configured.
+const SETTLE: Duration = Duration::from_secs(10);
+const RESCAN: Duration = Duration::from_secs(3600);
+const RESCAN_UNWATCHED: Duration = Duration::from_secs(300);
+const CONTACT: Duration = Duration::from_secs(300);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Settings in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a change rests before it is committed.
+    pub settle: Duration,
+    /// How often the tree is looked at where all of it is watched, and where not.
+    pub rescan: (Duration, Duration),
+    /// All other periods.
+    pub every: Every,
+    /// Bytes of the stores that are read in a day.
+    pub scrub: u64,
+    /// Directories that are watched at most.
+    pub watches: u64,
+    /// Whether other file systems below the root belong to the tree.
+    pub across: bool,
+    /// High and low water.
+    pub water: Option<Water>,
+    /// Stores that are directories of this machine.
+    pub places: Vec<(String, PathBuf)>,
+}
+
+impl Settings {
+    /// Reads them.
+    pub fn load(dir: &Path, context: Context) -> Result<Self> {
+        let folder = Folder::open(dir, Access::Read, context)?;
+        let config = &folder.config;
+        let (daemon, policy) = (&config.daemon, policy::load(&folder)?.policy);
+        let or = |age: Option<Age>, default| age.map_or(default, |age| age.0);
+        let has_stores = !config.remote.is_empty();
+        let only = |yes: bool, period: Duration| yes.then_some(period);
+        let stashes = policy.rules.iter().any(|rule| rule.act == Do::Stash);
+        let keeps = config.tier.iter().any(|tier| tier.keep.is_some());
+        let scrub = daemon.scrub()?;
+        let rescan = or(daemon.rescan, RESCAN);
+        let every = Every {
+            rescan,
+            contact: only(has_stores, or(daemon.contact, CONTACT)),
+            stash: only(has_stores && stashes, policy.every.0),
+            moves: only(has_stores && keeps, policy.every.0),
+            gc: Some(or(daemon.gc, DAY)),
+            scrub: only(scrub > 0, DAY),
+        };
+        let place = |(name, remote): (&String, &RemoteConfig)| match remote.place() {
+            Ok(Url::Dir(path)) => Some((name.clone(), path)),
+            _ => None,
+        };
+        Ok(Self {
+            settle: or(daemon.settle, SETTLE),
+            rescan: (rescan, or(daemon.rescan_unwatched, RESCAN_UNWATCHED)),
+            every,
+            scrub,
+            watches: daemon.watches.unwrap_or(u64::MAX),
+            across: config.scan.cross_devices,
+            water: policy.water.filter(|_| has_stores),
+            places: config.remote.iter().filter_map(place).collect(),
+        })
+    }
+
+    /// Whether the tree must be looked at to know whether it is above high water.
+    pub fn has_budget(&self) -> bool {
+        self.water.is_some_and(|water| matches!(water.of, Vessel::Budget(_)))
+    }
+
+    /// Whether the disk is above high water.
+    pub fn is_over(&self, root: &Path) -> bool {
+        let Some(water) = self.water.filter(|water| water.of == Vessel::Disk) else { return false };
+        let Ok(fs) = rustix::fs::statvfs(root) else { return false };
+        water.excess(&disk_room(&fs)) > 0
+    }
+}
+
+/// What tells that a folder's settings changed.
+pub fn stamp(dir: &Path) -> Option<SystemTime> {
+    std::fs::metadata(dir.join("config.toml")).and_then(|meta| meta.modified()).ok()
+}
