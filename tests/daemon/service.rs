@@ -33,9 +33,11 @@ fn the_users_unit_is_written_and_removed_and_a_foreign_one_stays() {
 #[test]
 fn the_guards_unit_keeps_descriptors_and_comes_back() {
     let shell = Shell::new();
-    let unit = shell.ok("ddr service install --system --dry-run");
-    for line in ["FileDescriptorStoreMax=16", "FileDescriptorStorePreserve=yes", "Restart=always", " guard\n"]
-    {
+    shell.ok("ddr init");
+    assert!(shell.code("ddr service install --system --dry-run", 2).contains("needs its folders"));
+    let unit = shell.ok("ddr service install --system . --dry-run");
+    let start = format!(" guard {}\n", shell.sandbox.folder().display());
+    for line in ["FileDescriptorStoreMax=16", "FileDescriptorStorePreserve=yes", "Restart=always", &start] {
         assert!(unit.contains(line), "{line} is missing:\n{unit}");
     }
 }
@@ -46,7 +48,8 @@ fn systemd_understands_the_units() {
         return say("units: passed over, there is no systemd-analyze");
     }
     let shell = Shell::new();
-    for (words, name) in [("", "ddr.service"), ("--system", "ddr-guard.service")] {
+    shell.ok("ddr init");
+    for (words, name) in [("", "ddr.service"), ("--system .", "ddr-guard.service")] {
         let text = shell.ok(&format!("ddr service install {words} --dry-run"));
         let path = shell.sandbox.root().join(name);
         std::fs::write(&path, text).unwrap();
