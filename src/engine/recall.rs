@@ -72,6 +72,8 @@ pub struct Recaller {
     trace: Mutex<Option<Trace>>,
     /// Inodes that are full and still carry the mark of their filling.
     unsettled: Mutex<HashSet<u64>>,
+    /// Half filled files that could not be mended when this began.
+    unmended: HashSet<RelPath>,
 }
 
 /// Told how many bytes of the content are there.
@@ -86,7 +88,8 @@ impl Recaller {
         // after, and it is us who look after them.
         let guard = folder.guard.take();
         let (all, left) = ([RelPath::root()], trace::left(dir)?);
-        if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut MendStats::default())? {
+        let mut stats = MendStats::default();
+        if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut stats)? {
             trace::clear(dir)?;
         }
         let trace = Trace::leave(dir)?;
@@ -94,6 +97,7 @@ impl Recaller {
             guard,
             trace: Mutex::new(Some(trace)),
             unsettled: Mutex::default(),
+            unmended: stats.waiting,
             dir: dir.to_path_buf(),
             context,
             keys: folder.keys.clone(),
@@ -107,6 +111,11 @@ impl Recaller {
     /// The folder.
     pub fn id(&self) -> FolderId {
         self.id
+    }
+
+    /// Whether a file may be half filled, and so no stub by its looks.
+    pub fn is_unmended(&self, path: &RelPath) -> bool {
+        self.unmended.contains(path)
     }
 
     /// Its tree.

@@ -35,7 +35,7 @@ pub fn socket_path() -> PathBuf {
 pub enum Verb {
     /// A process introduces itself and names its folder; `flag` 1 is that folder's worker.
     Hello = 1,
-    /// The files that come along are stubs, or are about to be: guard them. With `flag` 1 whoever
+    /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
     /// opens one waits until this connection releases it.
     Mark = 2,
     /// The files (`text`: pairs of device and inode) are held no longer; `flag` 1 if still stubs.
@@ -215,7 +215,8 @@ impl Guard {
         let mut news = Vec::with_capacity(files.len());
         for some in files.chunks(MOST_FDS) {
             let fds: Vec<BorrowedFd> = some.iter().map(AsFd::as_fd).collect();
-            let answer = self.ask(&Frame { flag, ..Frame::new(Verb::Mark) }, &fds)?;
+            let answer =
+                self.ask(&Frame { flag, number: fds.len() as u64, ..Frame::new(Verb::Mark) }, &fds)?;
             news.extend(answer.text.iter().map(|new| *new == 1));
         }
         Ok(news)

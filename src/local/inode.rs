@@ -113,7 +113,7 @@ impl Exclusive {
         let mode = raw.st_mode & 0o7777;
         let (opened, lent) = match reopen(reader) {
             Err(Errno::ACCESS) => {
-                chmod(reader, mode | 0o200, &path)?;
+                chmod(reader, mode | 0o600, &path)?;
                 let opened = reopen(reader);
                 if opened.is_err() {
                     // The error that ends the attempt matters more than this one.
@@ -359,21 +359,26 @@ pub fn clear_mark(file: &File) -> Result<()> {
 
 /// The mark on an inode; `None` also where the file system has no such attributes.
 pub fn marked(file: &File) -> Result<Option<InodeMark>> {
-    let mut buf = [0u8; 256];
-    match rustix::fs::fgetxattr(file, XATTR, &mut buf) {
-        Ok(len) => InodeMark::decode(&buf[..len]).map(Some),
+    let read = || {
+        let mut buf = vec![0u8; 256];
+        let len = rustix::fs::fgetxattr(file, XATTR, &mut buf[..])?;
+        buf.truncate(len);
+        Ok(buf)
+    };
+    match permitted(file, read) {
+        Ok(mark) => InodeMark::decode(&mark).map(Some),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(e) => Err(Error::io("reading the mark of", name_of(file), e)),
     }
 }
 
-/// Runs a change of attributes; the kernel checks the write permission even of an open file, so a
-/// read-only one of ours gets it for that moment.
-fn permitted(file: &File, run: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+/// Does something about attributes; the kernel checks the permissions even of an open file, so one of ours
+/// that lacks them gets them for that moment.
+fn permitted<T>(file: &File, run: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     match run() {
         Err(Errno::ACCESS) => {
             let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode & 0o7777);
-            rustix::fs::fchmod(file, mode | Mode::WUSR)?;
+            rustix::fs::fchmod(file, mode | Mode::RUSR | Mode::WUSR)?;
             let result = run();
             rustix::fs::fchmod(file, mode)?;
             result

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Stat, StatVfsMountFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
@@ -54,6 +54,8 @@ struct Truncating {
     inode: Inode,
     thread: i32,
     since: u64,
+    /// The file, opened as a mere name.
+    name: Option<OwnedFd>,
 }
 
 /// An opener of a file that nothing is known about yet.
@@ -145,7 +147,8 @@ impl Guard {
         let alone = !state.desk.is_held(inode) && !state.desk.is_wanted(inode);
         if event.opens && alone && truncates(event.thread) {
             let (thread, since) = (event.thread, self.now());
-            state.truncating.push(Truncating { inode, thread, since });
+            let name = name_of(&event.file);
+            state.truncating.push(Truncating { inode, thread, since, name });
             return self.group.allow_at_once(event);
         }
         let opener = Opener::of(event.thread);
@@ -198,10 +201,9 @@ impl Guard {
 
     /// Shows a ticket to its worker; `None` if that is not possible now.
     fn show(&self, state: &mut State, number: u64) -> Option<()> {
-        let now = self.now();
+        self.truncated(state);
         let State { desk, workers, truncating, .. } = state;
         let ticket = desk.ask(number)?;
-        truncating.retain(|one| !is_over(one, now));
         if truncating.iter().any(|one| one.inode == ticket.inode) {
             return None;
         }
@@ -210,7 +212,7 @@ impl Guard {
         if user != 0 && owner(waiter) != user {
             // Given away since it was marked: not the worker's to see, and nobody's as a stub.
             let inode = ticket.inode;
-            let stub = may_be_stub(waiter);
+            let stub = rustix::fs::fstat(&waiter.event.file).map_or(true, |stat| may_be_stub(&stat));
             desk.end(number).into_iter().for_each(|ticket| match stub {
                 true => self.group.refuse(&ticket.event.event, libc::EPERM),
                 false => self.group.allow(&ticket.event.event),
@@ -236,6 +238,22 @@ impl Guard {
         try_send(worker.socket.as_fd(), &frame, &[file]).ok()
     }
 
+    /// Takes the marks from what has been truncated: there is nothing left to bring back, and whoever takes
+    /// a lease on it would make us wait for him.
+    fn truncated(&self, state: &mut State) {
+        let now = self.now();
+        let (over, rest) =
+            std::mem::take(&mut state.truncating).into_iter().partition(|one| is_over(one, now));
+        state.truncating = rest;
+        for Truncating { inode, name, .. } in over {
+            let Some(name) = name.filter(|_| !state.desk.is_held(inode)) else { continue };
+            if rustix::fs::fstat(&name).is_ok_and(|stat| !may_be_stub(&stat)) {
+                state.desk.forget(inode);
+                let _ = self.group.unmark(&name);
+            }
+        }
+    }
+
     /// Refuses whom the deadline has overtaken, and asks about whom nobody was asked. For ever.
     pub fn sweep(&self) {
         let limit = self.options.deadline.as_millis() as u64;
@@ -243,8 +261,7 @@ impl Guard {
             let soon = Duration::from_millis(if self.state().truncating.is_empty() { 250 } else { 5 });
             std::thread::sleep(soon.min(self.options.deadline / 2));
             let mut state = self.state();
-            let now = self.now();
-            state.truncating.retain(|one| !is_over(one, now));
+            self.truncated(&mut state);
             for number in state.desk.older_than(self.now().saturating_sub(limit)) {
                 if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
@@ -314,6 +331,8 @@ impl Guard {
                 let flag = flag.into();
                 Some(Frame { flag, number: state.desk.marked() as u64, ..done })
             }
+            // The kernel drops those that there is no room for.
+            Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
             Verb::Mark => {
                 let holder = (frame.flag == 1).then_some(client);
                 let marked: std::io::Result<Vec<u8>> = files
@@ -494,10 +513,15 @@ fn on_own_mount(file: &File, root: &OwnedFd) -> Option<OwnedFd> {
     if read_only { super::handle::reopen(file, root) } else { None }
 }
 
-/// Whether a file may be a stub, as far as its size and its blocks tell.
-fn may_be_stub(waiter: &Waiter) -> bool {
-    let stat = rustix::fs::fstat(&waiter.event.file);
-    stat.map_or(true, |stat| stat.st_size > 4096 && stat.st_blocks <= 32)
+/// Whether a file may be a stub, half filled or not, as far as its size tells.
+fn may_be_stub(stat: &Stat) -> bool {
+    stat.st_size > 4096
+}
+
+/// The same file, opened as a mere name.
+fn name_of(file: &File) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", raw(file));
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 fn owner(waiter: &Waiter) -> u32 {

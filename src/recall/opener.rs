@@ -4,6 +4,7 @@
 //! that is gone is simply unknown.
 
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 /// What is known about who waits.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,9 +31,17 @@ pub fn belongs(thread: i32, process: i32) -> bool {
 }
 
 /// Whether a thread that is being held in an open will throw the content away: it opens for writing
-/// and truncates.
+/// and truncates. One that is not yet asleep does not tell: it is given a moment.
 pub fn truncates(thread: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{thread}/syscall")).is_ok_and(|line| is_truncating(&line))
+    const LOOKS: usize = 50;
+    const PAUSE: Duration = Duration::from_micros(100);
+    let mut looks = (0..LOOKS).map(|look| {
+        if look > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        where_is(thread)
+    });
+    looks.find(|place| *place != Whereabouts::Computing) == Some(Whereabouts::Truncating)
 }
 
 /// Where a thread is that was let into a truncating open.

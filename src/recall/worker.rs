@@ -19,9 +19,11 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Recalled, Recaller};
+use crate::format::stub::looks_like_stub;
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
+use crate::local::inspect::first_block;
 use crate::local::lease::{Lease, LeaseKind};
-use crate::local::root::Access;
+use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
@@ -92,8 +94,11 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     }
     drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
-        if let (Verb::Ask, Some(file)) = (frame.verb, files.into_iter().next()) {
-            worker.asked(&frame, readable(file));
+        match files.into_iter().next() {
+            Some(file) if frame.verb == Verb::Ask => worker.asked(&frame, readable(file)),
+            // There was no room for its descriptor.
+            None if frame.verb == Verb::Ask => worker.answer(frame.ticket, libc::EIO, false),
+            _ => {}
         }
     }
     worker.queue.close();
@@ -256,15 +261,13 @@ impl Worker {
         let (mut batch, mut marked) = (Vec::new(), 0);
         for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
             let Seen::Entry(path, stat) = seen? else { continue };
-            let fits = stat.kind == FileType::File && stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
-            if !fits {
-                continue;
-            }
-            // Gone meanwhile, or not ours.
-            let Ok(file) = tree.open_file(&path, Access::Read) else { continue };
+            let small = stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
+            let fits = stat.kind == FileType::File && (small || self.recaller.is_unmended(&path));
+            // Gone meanwhile.
+            let Some(found) = fits.then(|| Found::open(tree, &path)).flatten() else { continue };
             marked += 1;
-            batch.push(file);
-            if batch.len() == MOST_FDS {
+            batch.push(found);
+            if batch.len() == MOST_FDS / 2 {
                 self.mark(&guard, std::mem::take(&mut batch))?;
             }
         }
@@ -272,12 +275,14 @@ impl Worker {
         Ok(marked)
     }
 
-    fn mark(&self, guard: &Guard, files: Vec<File>) -> Result<()> {
-        let fds: Vec<OwnedFd> = files.into_iter().map(OwnedFd::from).collect();
-        let news = guard.mark(&fds)?;
+    fn mark(&self, guard: &Guard, found: Vec<Found>) -> Result<()> {
+        let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
+            found.into_iter().map(|one| (one.name, one.file)).unzip();
+        let news = guard.mark(&names)?;
+        drop(names);
         // Whoever has opened one that was guarded before waits for us.
-        for (fd, _) in fds.into_iter().zip(news).filter(|(_, new)| *new) {
-            let file = Arc::new(File::from(fd));
+        for (file, _) in files.into_iter().zip(news).filter(|(_, new)| *new) {
+            let Some(file) = file.map(Arc::new) else { continue };
             // Nobody can have come since the mark, so who is there was there before.
             if Lease::take(&file, LeaseKind::Write).is_err()
                 && let Ok(stat) = rustix::fs::fstat(&file)
@@ -296,6 +301,28 @@ impl Worker {
     fn tell(&self, frame: &Frame) -> Result<()> {
         let frame = Frame { folder: self.recaller.id(), ..frame.clone() };
         send(self.socket.as_fd(), &frame, &[]).map_err(|e| Error::io("telling", "the guard", e))
+    }
+}
+
+/// A file that is to be guarded.
+struct Found {
+    /// Opened as a mere name, which needs no permission.
+    name: OwnedFd,
+    /// Open for reading, if we may.
+    file: Option<File>,
+}
+
+impl Found {
+    /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
+    fn open(tree: &Root, path: &RelPath) -> Option<Self> {
+        let name = tree.open_name(path).ok()?;
+        let (owner, us) = (rustix::fs::fstat(&name).ok()?.st_uid, rustix::process::geteuid());
+        if !us.is_root() && owner != us.as_raw() {
+            return None;
+        }
+        let file = tree.open_file(path, Access::Read).ok();
+        let full = file.as_ref().is_some_and(|file| first_block(file).is_ok_and(|b| !looks_like_stub(&b)));
+        (!full).then_some(Self { name, file })
     }
 }
 
