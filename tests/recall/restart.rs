@@ -142,6 +142,31 @@ fn what_a_killed_worker_was_filling_comes_by_the_next_one() {
 }
 
 #[test]
+fn what_is_half_filled_and_cannot_be_finished_is_guarded_too() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    let content = noise(1, 64 << 20);
+    guarded.write("file", &content);
+    guarded.stash();
+    let file = guarded.at("file");
+    let reader = std::thread::spawn({
+        let file = file.clone();
+        move || std::fs::read(file).map(drop)
+    });
+    wait_until("the file is being filled", || is_filling(&file));
+    guarded.guard().freeze(true);
+    let guard = guarded.guard.as_mut().unwrap();
+    guard.kill_workers();
+    guard.kill();
+    let _ = reader.join().unwrap();
+    guarded.store_away();
+    guarded.start(&[]);
+    let error = std::fs::read(&file).map(|seen| seen.len()).expect_err("there is no store");
+    assert!(matches!(error.raw_os_error(), Some(libc::EIO | libc::EBUSY)), "{error}");
+    guarded.store_back();
+    same(&std::fs::read(&file).unwrap(), &content).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
 fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard() {
     let Some(mut guarded) = guarded(&[]) else { return };
     let content = noise(1, 64 << 20);

@@ -150,7 +150,7 @@ fn nobody_has_the_files_of_another_guarded_or_held_or_let_go() {
         let flags = rustix::fs::OFlags::PATH;
         rustix::fs::open(&file, flags, rustix::fs::Mode::empty()).unwrap()
     };
-    let mark = |flag: u8| Frame { flag, ..Frame::new(Verb::Mark) };
+    let mark = |flag: u8| Frame { flag, number: 1, ..Frame::new(Verb::Mark) };
     let release = |flag: u8| Frame { flag, text: inode(&file), ..Frame::new(Verb::Release) };
     let codes = asks(
         &owned,
@@ -185,4 +185,20 @@ fn a_stub_given_away_is_never_taken_for_its_content() {
     }
     chown(&file, Some(OWNER), Some(OWNER)).unwrap();
     owned.ok("cmp a .a.copy");
+}
+
+#[test]
+fn files_of_others_and_unreadable_ones_keep_no_stub_from_being_guarded() {
+    let Some(mut owned) = owned() else { return };
+    owned.ok("for n in a b; do head -c 100000 /dev/urandom > $n; cp $n .$n.copy; done; \
+        echo '.*.copy' > .ddrignore; \"$ddr\" stash a b; chmod 000 a");
+    // As small as a stub, and not his.
+    std::fs::write(owned.folder().join("alien"), [7; 9000]).unwrap();
+    owned.guarded.guard = None;
+    owned.start();
+    assert_eq!(owned.guarded.guard().marks(), 2);
+    let read = |name: &str| std::fs::read(owned.folder().join(name)).unwrap();
+    assert!(read("a") == read(".a.copy") && read("b") == read(".b.copy"));
+    assert!(read("alien") == [7; 9000]);
+    assert_eq!(std::fs::metadata(owned.folder().join("a")).unwrap().mode() & 0o7777, 0);
 }

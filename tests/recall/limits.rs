@@ -1,0 +1,144 @@
+//! Scarcity: descriptors, many at once, and what others could do to the guard with them.
+
+use std::process::Command;
+
+use super::races::{guarded, waiting};
+use super::trouble::same;
+use crate::support::content::noise;
+use crate::support::guarded::{Guard, Guarded, is_stub, wait_until};
+use crate::support::program;
+
+const SIZE: u64 = 20_000;
+
+/// Starts a guard that may have so many descriptors.
+fn poor(guarded: &mut Guarded, descriptors: usize) {
+    guarded.guard = None;
+    let mut command = Command::new("prlimit");
+    guarded.sandbox.settle(&mut command);
+    command.arg(format!("--nofile={descriptors}:{descriptors}"));
+    command.arg(program()).arg("guard").arg(guarded.sandbox.folder());
+    let guard = Guard::spawn(command);
+    guard.wait_for(" guarded (");
+    guarded.guard = Some(guard);
+}
+
+fn read_all(guarded: &Guarded, count: u64) {
+    for i in 0..count {
+        let path = guarded.at(i.to_string());
+        let seen = std::fs::read(&path).unwrap_or_else(|e| panic!("{i}: {e}"));
+        same(&seen, &noise(i, SIZE)).unwrap_or_else(|e| panic!("{i}: {e}; {:?}", guarded.guard().said()));
+    }
+}
+
+#[test]
+fn a_guard_short_of_descriptors_lets_no_stub_go_unguarded() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    poor(&mut guarded, 100);
+    const COUNT: u64 = 600;
+    for i in 0..COUNT {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    // It may refuse to.
+    let output = guarded.sandbox.run(&["stash", "."]);
+    let stubs = (0..COUNT).filter(|i| is_stub(&guarded.at(i.to_string()))).count();
+    assert!(stubs > 0 || output.code != Some(0), "{output:?}");
+    read_all(&guarded, COUNT);
+    // What was stashed without it is found all the same.
+    guarded.guard = None;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    guarded.stash();
+    poor(&mut guarded, 200);
+    read_all(&guarded, COUNT);
+}
+
+#[test]
+fn more_openers_than_descriptors_wait_and_get_their_content_or_an_error() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    poor(&mut guarded, 200);
+    const COUNT: u64 = 400;
+    for i in 0..COUNT {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    guarded.guard = None;
+    guarded.stash();
+    poor(&mut guarded, 200);
+    guarded.guard().freeze(true);
+    let open = |i: u64| {
+        let path = guarded.at(i.to_string());
+        std::thread::spawn(move || std::fs::read(path))
+    };
+    let readers: Vec<_> = (0..COUNT).map(|i| (i, open(i))).collect();
+    wait_until("many wait", || waiting(&guarded).len() > 20);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    guarded.guard().freeze(false);
+    let mut errors = 0;
+    for (i, reader) in readers {
+        match reader.join().unwrap() {
+            Ok(seen) => same(&seen, &noise(i, SIZE)).unwrap_or_else(|e| panic!("{i}: {e}")),
+            Err(_) => errors += 1,
+        }
+    }
+    crate::support::say(&format!("{errors} of {COUNT} openers got an error for want of descriptors"));
+    read_all(&guarded, COUNT);
+}
+
+#[test]
+fn a_thousand_openers_at_once_all_get_their_content() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    guarded.start(&[]);
+    const COUNT: u64 = 1000;
+    for i in 0..COUNT {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    guarded.stash();
+    let open = |i: u64| {
+        let path = guarded.at(i.to_string());
+        std::thread::spawn(move || std::fs::read(path))
+    };
+    let start = std::time::Instant::now();
+    let readers: Vec<_> = (0..COUNT).map(|i| (i, open(i))).collect();
+    for (i, reader) in readers {
+        same(&reader.join().unwrap().unwrap(), &noise(i, SIZE)).unwrap_or_else(|e| panic!("{i}: {e}"));
+    }
+    crate::support::say(&format!(
+        "{COUNT} stubs opened at once: all had their content after {:?}",
+        start.elapsed()
+    ));
+}
+
+/// A lease on a file that still carries a mark makes the guard wait for its holder.
+fn leased(flags: &[&str]) {
+    use std::os::fd::AsRawFd;
+    let Some(guarded) = guarded(flags) else { return };
+    for i in 0..2 {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    guarded.stash();
+    let file = std::fs::File::options().read(true).write(true).truncate(true).open(guarded.at("0")).unwrap();
+    std::io::Write::write_all(&mut &file, b"new").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    // SAFETY: plain integers. The signal by which it is wanted back must not end the test.
+    let leased = unsafe {
+        libc::signal(libc::SIGIO, libc::SIG_IGN);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+    };
+    assert!(leased, "{}", std::io::Error::last_os_error());
+    let path = guarded.at("0");
+    let other = std::thread::spawn(move || std::fs::read(path));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let start = std::time::Instant::now();
+    assert!(std::fs::read(guarded.at("1")).unwrap() == noise(1, SIZE));
+    let time = start.elapsed();
+    drop(file);
+    assert_eq!(other.join().unwrap().unwrap(), b"new");
+    assert!(time < std::time::Duration::from_secs(2), "another file took {time:?}");
+}
+
+#[test]
+fn who_holds_a_lease_keeps_nobody_from_other_files() {
+    leased(&[]);
+    leased(&["--opens-only"]);
+}
