@@ -21,7 +21,7 @@ use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Recalled, Recaller};
 use crate::format::stub::looks_like_stub;
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
-use crate::local::inspect::first_block;
+use crate::local::inspect::{first_block, marked};
 use crate::local::lease::{Lease, LeaseKind};
 use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
@@ -321,8 +321,12 @@ impl Found {
             return None;
         }
         let file = tree.open_file(path, Access::Read).ok();
-        let full = file.as_ref().is_some_and(|file| first_block(file).is_ok_and(|b| !looks_like_stub(&b)));
-        (!full).then_some(Self { name, file })
+        // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
+        let is_stub = |file: &File| {
+            marked(file).is_ok_and(|mark| mark.is_some())
+                || first_block(file).map_or(true, |block| looks_like_stub(&block))
+        };
+        file.as_ref().is_none_or(is_stub).then_some(Self { name, file })
     }
 }
 
