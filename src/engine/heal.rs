@@ -3,6 +3,8 @@
 //! Promises that nothing unverified is put, and that a damaged pack stays where it is: only its bad
 //! records no longer count. Taking damaged packs away is `ddr fsck --repair`.
 
+use std::collections::BTreeSet;
+
 use super::folder::Folder;
 use super::remotes::Remotes;
 use crate::base::error::Result;
@@ -12,21 +14,40 @@ use crate::store::Store;
 
 /// A verified copy of a record, from whichever store has one.
 pub fn good_copy(remotes: &Remotes, id: RecordId, opener: &mut Opener) -> Result<Option<Sealed>> {
+    let mut good = None;
+    good_copies(remotes, &[id], opener, &mut |sealed| {
+        good = Some(sealed);
+        Ok(())
+    })?;
+    Ok(good)
+}
+
+/// Verified copies of records, in any order, from whichever stores have them; what none has is left out.
+pub fn good_copies(
+    remotes: &Remotes,
+    ids: &[RecordId],
+    opener: &mut Opener,
+    sink: &mut dyn FnMut(Sealed) -> Result<()>,
+) -> Result<()> {
+    let mut left: BTreeSet<RecordId> = ids.iter().copied().collect();
     for remote in remotes.readers() {
-        let mut good = None;
-        remote.member.read(&[id], &mut |_, got| {
-            match got {
-                Ok(sealed) if opener.verify(&sealed).is_ok() => good = Some(sealed),
-                Ok(_) => remote.member.note_damaged(id),
-                Err(_) => {}
-            }
-            Ok(())
-        })?;
-        if good.is_some() {
-            return Ok(good);
+        if left.is_empty() {
+            break;
         }
+        let wanted: Vec<RecordId> = left.iter().copied().collect();
+        remote.member.read(&wanted, &mut |id, got| match got {
+            Ok(sealed) if opener.verify(&sealed).is_ok() => {
+                left.remove(&id);
+                sink(sealed)
+            }
+            Ok(_) => {
+                remote.member.note_damaged(id);
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        })?;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Repairs the copies that were found damaged in this run, from good ones elsewhere; returns how many.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::folder::Folder;
-use super::heal::good_copy;
+use super::heal::good_copies;
 use super::manifests::{Asked, manifests};
 use super::remotes::{Remote, Remotes};
 use super::targets::{self, Tier};
@@ -349,17 +349,24 @@ impl Run<'_> {
     }
 
     fn copy(&mut self, content: &Content, orders: &BTreeMap<usize, (Vec<Remote>, Members)>) -> Result<()> {
-        // In the order of the records: chunks before their manifest.
-        for (n, (to, _)) in orders {
-            let Some(sealed) = good_copy(self.remotes, content.records[*n].0, &mut self.opener)? else {
-                continue;
-            };
-            for remote in to {
-                remote.member.write(|store| store.put(content.key, sealed.clone()))?;
-                self.bytes += sealed.payload.len() as u64;
-                self.stats.written += sealed.payload.len() as u64;
+        let mut bytes = 0;
+        // Chunks before their manifest.
+        for kind in [Kind::Chunk, Kind::Manifest] {
+            let mut wanted: HashMap<RecordId, &[Remote]> = HashMap::new();
+            for (n, (to, _)) in orders.iter().filter(|(n, _)| content.records[**n].1 == kind) {
+                wanted.insert(content.records[*n].0, to);
             }
+            let ids: Vec<RecordId> = wanted.keys().copied().collect();
+            good_copies(self.remotes, &ids, &mut self.opener, &mut |sealed| {
+                for remote in wanted.get(&sealed.id).copied().unwrap_or_default() {
+                    remote.member.write(|store| store.put(content.key, sealed.clone()))?;
+                    bytes += sealed.payload.len() as u64;
+                }
+                Ok(())
+            })?;
         }
+        self.bytes += bytes;
+        self.stats.written += bytes;
         Ok(())
     }
 

@@ -24,6 +24,8 @@ const AHEAD: u64 = 16 << 20;
 const READING: usize = 4;
 /// Requests that are made ahead.
 const AHEAD_COUNT: usize = 48;
+/// Deletions under way at once.
+const DELETIONS: usize = 16;
 /// Bytes of objects in one request, unless one is larger.
 const BATCH: u64 = 16 << 20;
 
@@ -172,6 +174,18 @@ impl Bucket for RemoteBucket {
     fn delete(&self, name: &str) -> Result<()> {
         names::check(name)?;
         self.named(self.links[0].delete(name))
+    }
+
+    fn delete_all(&self, objects: &[String]) -> Result<()> {
+        objects.iter().try_for_each(|name| names::check(name))?;
+        let share = objects.len().div_ceil(DELETIONS).max(1);
+        let ended: Vec<Result<()>> = std::thread::scope(|scope| {
+            let work = |part: &[String]| part.iter().try_for_each(|name| self.delete(name));
+            let threads: Vec<_> = objects.chunks(share).map(|part| scope.spawn(move || work(part))).collect();
+            let panicked = |_| Err(Error::Changed("deleting objects failed unexpectedly".into()));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        ended.into_iter().collect()
     }
 
     fn room(&self) -> Result<Option<u64>> {

@@ -60,6 +60,12 @@ pub trait Bucket: Send + Sync {
     /// Removes an object, durably on return; no error if it is already gone.
     fn delete(&self, name: &str) -> Result<()>;
 
+    /// Removes objects, in any order, durably on return; after an error some of them may be gone. A bucket far
+    /// away removes several at once.
+    fn delete_all(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| self.delete(name))
+    }
+
     /// Bytes that can still be put, where the bucket can tell.
     fn room(&self) -> Result<Option<u64>> {
         Ok(None)

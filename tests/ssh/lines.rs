@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::with_server;
-use crate::support::content::noise;
+use crate::support::content::{noise, text};
 use crate::support::proxy::{Line, TcpProxy};
 use crate::support::shell::Shell;
 use crate::support::sshd::Sshd;
@@ -77,6 +77,32 @@ fn a_thousand_small_files_cost_few_round_trips() {
         say(&format!("1,000 files of 20 KiB over 50 ms, {transport}: {up:.1?} up, {down:.1?} down"));
         assert!(up < limit && down < limit, "{transport}: {up:?} up, {down:?} down");
     }
+}
+
+#[test]
+fn history_and_manifests_cost_few_round_trips() {
+    // One by one, the first three would each wait for as long once more, and longer.
+    let (count, delay, limit) = (60, 4 * DELAY, Duration::from_secs(12));
+    let Some(far) = Distant::new(Line::new(delay)) else { return };
+    for i in 0..count {
+        far.shell.write(format!("{i}"), &text(i, 1_500_000));
+    }
+    far.shell.ok(&format!("for i in $(seq {count}); do mkdir d$i && ddr commit; done"));
+    far.add("nas", "ssh2");
+    let other = far.shell.other("two");
+    let timed = |shell: &Shell, line: &str| {
+        let since = Instant::now();
+        shell.ok(line);
+        (line.to_string(), since.elapsed())
+    };
+    let took = [
+        timed(&far.shell, "ddr stash ."),
+        timed(&other, "ddr clone nas:$PWD/../../nas ."),
+        timed(&other, "ddr checkout ."),
+        timed(&other, "ddr fsck"),
+    ];
+    say(&format!("{count} commits and {count} manifests over {:?}: {took:.1?}", 2 * delay));
+    assert!(took.iter().all(|(_, took)| *took < limit), "{took:?}");
 }
 
 /// Bytes that one window of libssh2 lets through in a round trip.

@@ -11,7 +11,10 @@ use crate::store::{Bucket, names};
 /// Largest object that is moved; it must fit into memory. ddr writes none half as large.
 const MAX_MOVE: u64 = 256 << 20;
 
-/// Deletes condemned packs.
+/// Packs deleted together.
+const TOGETHER: usize = 256;
+
+/// Deletes condemned packs. Of some that went before an error the next look at the store tells.
 pub fn remove(bucket: &dyn Bucket, catalog: &Catalog, packs: &[PackId]) -> Result<()> {
     catalog.check_doubt()?;
     let known: Vec<_> = packs.iter().flat_map(|name| catalog.named(*name)).collect();
@@ -27,9 +30,10 @@ pub fn remove(bucket: &dyn Bucket, catalog: &Catalog, packs: &[PackId]) -> Resul
         }
     }
     let mut gone = Vec::with_capacity(known.len());
-    let deleted = known.iter().try_for_each(|pack| {
-        bucket.delete(&names::pack(pack.kind, pack.name))?;
-        gone.push(pack.num);
+    let deleted = known.chunks(TOGETHER).try_for_each(|some| {
+        let objects: Vec<String> = some.iter().map(|pack| names::pack(pack.kind, pack.name)).collect();
+        bucket.delete_all(&objects)?;
+        gone.extend(some.iter().map(|pack| pack.num));
         Ok(())
     });
     catalog.remove(&gone)?;
