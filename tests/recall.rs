@@ -4,6 +4,7 @@ mod churn;
 mod limits;
 mod manners;
 mod matrix;
+mod order;
 mod places;
 mod races;
 mod restart;

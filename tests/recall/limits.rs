@@ -142,3 +142,44 @@ fn who_holds_a_lease_keeps_nobody_from_other_files() {
     leased(&[]);
     leased(&["--opens-only"]);
 }
+
+/// Takes all the room of a file system.
+fn fill_up(guarded: &Guarded) -> std::path::PathBuf {
+    let path = guarded.beside().join("filler");
+    let file = std::fs::File::create(&path).unwrap();
+    let (mut at, mut step) = (0, 256u64 << 20);
+    while step >= 4096 {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, step) {
+            Ok(()) => at += step,
+            Err(_) => step /= 2,
+        }
+    }
+    path
+}
+
+#[test]
+fn without_room_on_the_disk_an_opener_is_told_so_and_nothing_is_lost() {
+    for kind in ["ext4", "xfs"] {
+        if let Some(why) = crate::support::guarded::obstacle(&[kind]) {
+            crate::support::say(&format!("a full disk was passed over on {kind}: {why}"));
+            continue;
+        }
+        let guarded = Guarded::new(kind, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let sizes = [600_000u64, 40 << 20];
+        for size in sizes {
+            guarded.write(size.to_string(), &noise(size, size));
+        }
+        guarded.stash();
+        let filler = fill_up(&guarded);
+        for size in sizes {
+            let error = std::fs::read(guarded.at(size.to_string())).map(|seen| seen.len());
+            let error = error.expect_err("there is no room");
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{size} on {kind}: {error}");
+        }
+        std::fs::remove_file(filler).unwrap();
+        for size in sizes {
+            let seen = std::fs::read(guarded.at(size.to_string())).unwrap();
+            same(&seen, &noise(size, size)).unwrap_or_else(|e| panic!("{size} on {kind}: {e}"));
+        }
+    }
+}
