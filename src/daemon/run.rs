@@ -109,7 +109,7 @@ impl Daemon<'_> {
     }
 
     fn begin(&mut self, root: PathBuf) {
-        let (tended, rung) = Tended::new(&root, self.log.clone());
+        let (tended, rung) = Tended::new(&root, self.context, self.log.clone());
         let (mine, context) = (tended.clone(), self.context.clone());
         let thread =
             std::thread::Builder::new().name("folder".into()).spawn(move || tend(mine, &rung, &context));

@@ -45,12 +45,13 @@ pub struct Tended {
 
 impl Tended {
     /// A folder, and the bell that wakes its loop.
-    pub fn new(root: &Path, log: Arc<Log>) -> (Arc<Self>, Receiver<()>) {
+    pub fn new(root: &Path, context: &Context, log: Arc<Log>) -> (Arc<Self>, Receiver<()>) {
         let (bell, rung) = bounded(1);
+        let own = [context.state_dir.clone(), context.cache_dir.clone()];
         let tended = Self {
             root: root.into(),
             told: Arc::new(Told::new(root.display().to_string(), log)),
-            ear: Arc::new(Ear::new(root, bell)),
+            ear: Arc::new(Ear::new(root, &own, bell)),
             poked: AtomicBool::new(false),
             leave: AtomicBool::new(false),
         };
