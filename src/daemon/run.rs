@@ -55,6 +55,7 @@ pub fn run(context: &Context) -> Result<()> {
             socket::serve(&listener, |ask| daemon.answer(ask));
         }
         daemon.follow_list(false);
+        daemon.revive();
         if beats {
             tell_systemd(NotifyState::Watchdog);
         }
@@ -108,8 +109,21 @@ impl Daemon<'_> {
         }
     }
 
+    /// A folder whose thread ended without being asked to is begun with anew.
+    fn revive(&mut self) {
+        let ended = self.served.iter().filter(|(_, s)| s.thread.is_finished());
+        for root in ended.map(|(root, _)| root.clone()).collect::<Vec<_>>() {
+            if !self.context.cancel.is_cancelled()
+                && let Some(served) = self.served.remove(&root)
+            {
+                end(&self.log, served);
+                self.begin(root);
+            }
+        }
+    }
+
     fn begin(&mut self, root: PathBuf) {
-        let (tended, rung) = Tended::new(&root, self.log.clone());
+        let (tended, rung) = Tended::new(&root, self.context, self.log.clone());
         let (mine, context) = (tended.clone(), self.context.clone());
         let thread =
             std::thread::Builder::new().name("folder".into()).spawn(move || tend(mine, &rung, &context));

@@ -1,6 +1,7 @@
 //! What a folder's `config.toml` and policy mean for the daemon, read when they change.
 //!
-//! Promises that a file that is not right stops nothing: the last right settings stay in force.
+//! Promises that a file that is not right stops nothing: the last right settings stay in force, and a
+//! policy that cannot be read stops only what goes by it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub across: bool,
     /// High and low water.
     pub water: Option<Water>,
+    /// Why nothing goes by the policy.
+    pub flaw: Option<String>,
     /// Stores that are directories of this machine.
     pub places: Vec<(String, PathBuf)>,
 }
@@ -48,19 +51,24 @@ impl Settings {
     pub fn load(dir: &Path, context: Context) -> Result<Self> {
         let folder = Folder::open(dir, Access::Read, context)?;
         let config = &folder.config;
-        let (daemon, policy) = (&config.daemon, policy::load(&folder)?.policy);
+        let daemon = &config.daemon;
+        let (policy, flaw) = match policy::load(&folder) {
+            Ok(force) => (Some(force.policy), None),
+            Err(e) => (None, Some(e.to_string())),
+        };
+        let period = policy.as_ref().map_or(DAY, |policy| policy.every.0);
         let or = |age: Option<Age>, default| age.map_or(default, |age| age.0);
         let has_stores = !config.remote.is_empty();
         let only = |yes: bool, period: Duration| yes.then_some(period);
-        let stashes = policy.rules.iter().any(|rule| rule.act == Do::Stash);
+        let stashes = policy.iter().flat_map(|p| &p.rules).any(|rule| rule.act == Do::Stash);
         let keeps = config.tier.iter().any(|tier| tier.keep.is_some());
         let scrub = daemon.scrub()?;
         let rescan = or(daemon.rescan, RESCAN);
         let every = Every {
             rescan,
             contact: only(has_stores, or(daemon.contact, CONTACT)),
-            stash: only(has_stores && stashes, policy.every.0),
-            moves: only(has_stores && keeps, policy.every.0),
+            stash: only(has_stores && stashes, period),
+            moves: only(has_stores && keeps, period),
             gc: Some(or(daemon.gc, DAY)),
             scrub: only(scrub > 0, DAY),
         };
@@ -75,7 +83,8 @@ impl Settings {
             scrub,
             watches: daemon.watches.unwrap_or(u64::MAX),
             across: config.scan.cross_devices,
-            water: policy.water.filter(|_| has_stores),
+            water: policy.and_then(|policy| policy.water).filter(|_| has_stores),
+            flaw,
             places: config.remote.iter().filter_map(place).collect(),
         })
     }

@@ -76,6 +76,12 @@ impl Told {
         state.problems.truncate(MAX_PROBLEMS);
     }
 
+    /// Work of this kind went well: that it failed before is no problem any more.
+    pub fn settled(&self, work: &str) {
+        let prefix = format!("{work}: ");
+        self.state().problems.retain(|problem| !problem.starts_with(&prefix));
+    }
+
     /// Forgets problems: a look at everything is about to find those that are still there.
     pub fn begin_anew(&self) {
         self.state().problems.clear();

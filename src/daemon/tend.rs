@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_secs(2);
 const POLITE: Duration = Duration::from_millis(500);
 /// Events of our own reading may come so late.
 const ECHO: Duration = Duration::from_millis(300);
+/// Work that took longer may have taken much memory.
+const LARGE: Duration = Duration::from_millis(500);
 /// All directories are watched anew at most so often.
 const REWATCH: Duration = Duration::from_secs(60);
 
@@ -45,12 +47,13 @@ pub struct Tended {
 
 impl Tended {
     /// A folder, and the bell that wakes its loop.
-    pub fn new(root: &Path, log: Arc<Log>) -> (Arc<Self>, Receiver<()>) {
+    pub fn new(root: &Path, context: &Context, log: Arc<Log>) -> (Arc<Self>, Receiver<()>) {
         let (bell, rung) = bounded(1);
+        let own = [context.state_dir.clone(), context.cache_dir.clone()];
         let tended = Self {
             root: root.into(),
             told: Arc::new(Told::new(root.display().to_string(), log)),
-            ear: Arc::new(Ear::new(root, bell)),
+            ear: Arc::new(Ear::new(root, &own, bell)),
             poked: AtomicBool::new(false),
             leave: AtomicBool::new(false),
         };
@@ -90,6 +93,8 @@ struct Tending {
     settings: Option<Settings>,
     stamp: Option<SystemTime>,
     watch: Option<Watch>,
+    /// The root is not there.
+    gone: bool,
     /// When everything was watched, and which directory the root was then.
     watched: Option<(Duration, (u64, u64))>,
     moment: Moment,
@@ -99,6 +104,16 @@ struct Tending {
     empty: Vec<PathBuf>,
     patience: u32,
     scrubbed: u64,
+}
+
+/// What large work freed goes back to the system: the C library would keep it for the next time, which may
+/// be a day away.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Looks after a folder until it is left or the daemon stops.
@@ -113,6 +128,7 @@ pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
         settings: None,
         stamp: None,
         watch: None,
+        gone: false,
         watched: None,
         moment: Moment::now(),
         locked: None,
@@ -196,7 +212,7 @@ impl Tending {
             Ok(meta) => (meta.dev(), meta.ino()),
             Err(e) => {
                 (self.watch, self.watched) = (None, None);
-                if self.tended.told.state().offline.is_none() {
+                if !std::mem::replace(&mut self.gone, true) {
                     self.tended.told.say("is not there; it is left alone until it is back");
                 }
                 return Err(Error::io("looking for", root, e));
@@ -208,7 +224,8 @@ impl Tending {
         if self.watched.is_none() {
             self.facts.missed = true;
         }
-        if self.tended.told.state().offline.take().is_some() {
+        self.tended.told.state().offline = None;
+        if std::mem::take(&mut self.gone) {
             self.tended.told.say("is back");
         }
         Ok(())
@@ -222,6 +239,9 @@ impl Tending {
         match Settings::load(&self.dir, self.context.clone()) {
             Ok(mut settings) => {
                 settings.every.rescan = self.rescan_every(&settings);
+                if let Some(flaw) = &settings.flaw {
+                    self.tended.told.trouble(format!("nothing is stashed: {flaw}"));
+                }
                 if self.settings.is_none() {
                     self.recall(&settings)?;
                 }
@@ -318,10 +338,14 @@ impl Tending {
         self.tended.ear.close_until(now + ECHO);
         self.locked = self.lock_stamp();
         told.state().doing = None;
+        if now.saturating_sub(since) > LARGE {
+            give_back_memory();
+        }
         let before = self.facts.last.get(&work).copied().unwrap_or_default();
         let done = Done { at: now, took: now - since, fails: 0, more: false };
         match result {
             Ok(outcome) => {
+                told.settled(work.word());
                 let fails = if outcome.useless { before.fails + 1 } else { 0 };
                 self.facts.last.insert(work, Done { fails, more: outcome.more, ..done });
                 self.follow(&outcome);
@@ -426,6 +450,10 @@ impl Tending {
         self.facts.missed |= outcome.rescan;
         if outcome.contact {
             self.facts.last.remove(&Work::Contact);
+        }
+        if outcome.back {
+            // What could not go for want of a store can go now.
+            self.facts.last.remove(&Work::Relieve);
         }
     }
 

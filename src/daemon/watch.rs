@@ -28,6 +28,8 @@ use crate::local::stat::FileType;
 /// Where the watcher puts what it was told.
 pub struct Ear {
     root: PathBuf,
+    /// Where ddr writes its own state: in a home directory that is a folder, that would never end.
+    own: Vec<PathBuf>,
     seen: Mutex<Seen>,
     bell: Sender<()>,
     /// Milliseconds on our clock until which opens are our own.
@@ -36,8 +38,13 @@ pub struct Ear {
 
 impl Ear {
     /// For the tree at `root`; `bell` rings when something new begins to wait.
-    pub fn new(root: &Path, bell: Sender<()>) -> Self {
-        Self { root: root.into(), seen: Mutex::default(), bell, deaf_until: AtomicU64::new(0) }
+    pub fn new(root: &Path, own: &[PathBuf], bell: Sender<()>) -> Self {
+        let own = own.iter().map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone())).collect();
+        Self { root: root.into(), own, seen: Mutex::default(), bell, deaf_until: AtomicU64::new(0) }
+    }
+
+    fn is_own(&self, path: &Path) -> bool {
+        self.own.iter().any(|dir| path.starts_with(dir))
     }
 
     /// What was seen.
@@ -85,7 +92,7 @@ impl Ear {
         let below = path.strip_prefix(&self.root).ok();
         // What cannot be recorded, ddr's own directory above all, is nobody's change.
         let Some(rel) = below.and_then(|p| RelPath::new(p.as_os_str().as_bytes()).ok()) else { return false };
-        if rel.name().starts_with(TEMP_PREFIX) {
+        if rel.name().starts_with(TEMP_PREFIX) || self.is_own(path) {
             return false;
         }
         match kind {
@@ -160,11 +167,14 @@ impl Watch {
     }
 
     fn add_one(&mut self, dir: &RelPath) -> Result<()> {
+        let full = self.ear.root.join(dir.as_path());
+        if self.ear.is_own(&full) {
+            return Ok(());
+        }
         if self.count >= self.limit {
             self.short = Some(format!("daemon.watches allows {}", self.limit));
             return Ok(());
         }
-        let full = self.ear.root.join(dir.as_path());
         match self.watcher.watch(&full, RecursiveMode::NonRecursive) {
             Ok(()) => self.count += 1,
             Err(e) => match e.kind {

@@ -48,6 +48,8 @@ pub struct Outcome {
     pub useless: bool,
     /// The whole tree is to be looked at.
     pub rescan: bool,
+    /// A store is there again.
+    pub back: bool,
     /// Stores are to be asked: one that had missed something is there.
     pub contact: bool,
 }
@@ -160,6 +162,7 @@ impl Hands<'_> {
             }
             heal(folder, &remotes)?;
             // What was recorded while no store was there is placed by a look at everything.
+            outcome.back = back;
             outcome.rescan = back && folder.history.meta("unsaved")?.is_some();
             Ok(outcome)
         })

@@ -1061,6 +1061,8 @@ fn help() {
       fsck         Check the stores, and repair them
       rebuild      Make every index anew from the objects
       config       Read or change settings
+      daemon       Look after all folders without being asked
+      service      Install or remove the systemd units of daemon and guard
       tour         See ddr at work in a temporary folder
       completions  Print a completion script for a shell
       debug        Facts for tests and bug reports

@@ -89,9 +89,11 @@ fn a_folder_inside_a_folder() {
     A home/cache/ddr/index/<id>.lock
     A home/state
     A home/state/ddr
+    A home/state/ddr/folders.toml
     A home/state/ddr/instances
     A home/state/ddr/instances/<id>-<id>.toml
-    one: 3 files, 0 stubs; <n> of 20.1 KiB local
+    A home/state/ddr/lock
+    one: 5 files, 0 stubs; <n> of 20.3 KiB local
     on-demand access is off: no guard runs (sudo ddr guard DIR)
     no stores yet; add one with: ddr remote add NAME /path/on/another/disk --init
     ! folder: refused: a ddr folder of its own, left alone

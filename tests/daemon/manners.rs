@@ -142,3 +142,28 @@ fn killed_at_any_moment_it_loses_nothing() {
         assert_eq!(std::fs::read(clone.folder().join(&path)).unwrap(), bytes, "{path} in the clone");
     }
 }
+
+#[test]
+fn a_home_that_holds_its_own_state_is_not_committed_for_ever() {
+    let shell = Shell::new();
+    shell.ok("cd .. && ddr init . && ddr remote add disk2 ../store --init --same-disk && ddr config set daemon.settle 0s");
+    let mut running = shell.sandbox.start(&["daemon"], None);
+    let until = |what: &str| {
+        let since = Instant::now();
+        while !log(&shell).contains(what) {
+            assert!(since.elapsed() < super::SOON, "never: {what}\n{}", log(&shell));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    until("recorded");
+    std::thread::sleep(Duration::from_secs(4));
+    let before = log(&shell).matches("recorded").count();
+    assert!(before <= 3, "{}", log(&shell));
+    shell.ok("echo mine > mine");
+    let since = Instant::now();
+    while log(&shell).matches("recorded").count() == before {
+        assert!(since.elapsed() < super::SOON, "{}", log(&shell));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!running.ended());
+}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::{Daemon, assert_in_store, with_store};
 use crate::support::content::noise;
 use crate::support::shell::Shell;
+use crate::support::sshd::Sshd;
 
 #[test]
 fn a_store_that_was_away_catches_up_unasked() {
@@ -24,6 +25,28 @@ fn a_store_that_was_away_catches_up_unasked() {
     fs::rename(&aside, &place).unwrap();
     daemon.until("it has caught up", |d| d.log().contains("disk3 caught up"));
     let clone = shell.sandbox.clone_from(&place, "two").unwrap();
+    assert_eq!(fs::read(clone.folder().join("while-away.bin")).unwrap(), bytes);
+}
+
+#[test]
+fn a_store_on_another_machine_that_does_not_answer_catches_up_and_holds_up_no_command() {
+    let shell = with_store();
+    let Some(mut sshd) = Sshd::start(&shell.sandbox.root().join("ssh")) else { return };
+    shell.ok("ddr remote add nas ssh://nas$PWD/../../far --init --same-disk --domain nas");
+    let mut daemon = Daemon::start(&shell);
+    daemon.until("the first file is there", |d| !packs(d.shell, "far").is_empty());
+    sshd.stop();
+    let bytes = noise(11, 300_000);
+    shell.write("while-away.bin", &bytes);
+    daemon.until_committed();
+    daemon.until("it is known to be away", |d| {
+        d.shell.ok("ddr daemon poke");
+        d.state()["away"].to_string().contains("nas")
+    });
+    shell.ok("ddr config set stash.min_size 20KiB");
+    sshd.restart();
+    daemon.until("it has caught up", |d| d.log().contains("nas caught up"));
+    let clone = shell.sandbox.clone_from(&shell.sandbox.root().join("far"), "two").unwrap();
     assert_eq!(fs::read(clone.folder().join("while-away.bin")).unwrap(), bytes);
 }
 
