@@ -75,11 +75,7 @@ type Batches = Vec<(u64, Result<Hold>)>;
 
 /// Reads the newest of some batches, as many as may be held in memory together; the oldest of them first.
 /// Also returns the batches before them.
-fn read_newest(
-    bucket: &dyn Bucket,
-    origin: OriginId,
-    listed: &[(u64, u64)],
-) -> Result<(Batches, usize)> {
+fn read_newest(bucket: &dyn Bucket, origin: OriginId, listed: &[(u64, u64)]) -> Result<(Batches, usize)> {
     let mut bytes = 0;
     let fits = |(_, size): &&(u64, u64)| {
         bytes += size;
