@@ -72,7 +72,8 @@ fn many_stubs_are_guarded_soon_after_the_start() {
         resident(guard.workers()[0]),
         slab().saturating_sub(before),
     ));
-    assert!(time < Duration::from_secs(20), "{time:?}");
+    // A build without optimization on a busy machine is allowed a lot.
+    assert!(time < Duration::from_secs(60), "{time:?}");
 }
 
 #[test]
