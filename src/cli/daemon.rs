@@ -119,7 +119,7 @@ fn list(session: &Session) -> Result<()> {
 }
 
 fn ask(session: &Session, what: Ask) -> Result<Answer> {
-    let answer = socket::ask(&socket::path(&session.context().state_dir), what)?;
+    let answer = socket::ask(&session.context().state_dir, what)?;
     answer.ok_or_else(|| Error::Offline { name: "the daemon".into(), why: "it does not run".into() })
 }
 
@@ -154,7 +154,7 @@ fn status(session: &Session) -> Result<()> {
 /// What the daemon says of one folder, for `ddr status`; nothing if none runs.
 pub fn section(session: &Session, root: &Path) -> Result<()> {
     // One that does not answer is not what this is about.
-    let asked = socket::ask(&socket::path(&session.context().state_dir), Ask::Status);
+    let asked = socket::ask(&session.context().state_dir, Ask::Status);
     let Ok(Some(answer)) = asked else { return Ok(()) };
     let root = root.display().to_string();
     match answer.folders.iter().find(|state| state.folder == root) {

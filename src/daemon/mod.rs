@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod log;
+pub mod memory;
 pub mod run;
 pub mod seen;
 pub mod settings;

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
 use super::log::Log;
+use super::memory;
 use super::socket::{self, Answer, Ask};
 use super::state::wall;
 use super::tend::{Tended, tend};
@@ -36,13 +37,14 @@ pub fn lock_dir(state_dir: &Path) -> PathBuf {
 
 /// Serves until `context.cancel`, or until it is asked to stop.
 pub fn run(context: &Context) -> Result<()> {
+    memory::keep_little();
     let dir = lock_dir(&context.state_dir);
     std::fs::create_dir_all(&dir).map_err(|e| Error::io("creating", &dir, e))?;
     let at_once = Context { wait: Duration::ZERO, ..context.clone() };
     let _alone = lock(&dir, &at_once)?;
     let log = Arc::new(Log::open(&context.state_dir.join("log"))?);
     let path = socket::path(&context.state_dir);
-    let listener = socket::listen(&path)?;
+    let listener = socket::listen(&path, &context.state_dir)?;
     let mut daemon = Daemon { context, log, served: BTreeMap::new(), stamp: None, since: wall() };
     daemon.log.line("ddr daemon", &format!("starts, pid {}", std::process::id()));
     daemon.follow_list(true);

@@ -3,7 +3,9 @@
 //! Promises that only the daemon's own user is answered, and that one who sends too much, too slowly or
 //! nothing at all is cut off. Knows no folder.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::State;
 use crate::base::error::{Error, Result};
+use crate::disk;
 
 /// A question is not longer.
 const MAX_ASK: u64 = 4096;
@@ -55,9 +58,13 @@ pub fn path(state_dir: &Path) -> PathBuf {
     runtime.map_or_else(|| state_dir.to_path_buf(), |dir| dir.join("ddr")).join("daemon.sock")
 }
 
+/// Where the daemon says that it listens, for commands whose environment is another.
+fn note(state_dir: &Path) -> PathBuf {
+    state_dir.join("daemon/socket")
+}
+
 /// Listens. The caller holds the daemon's lock: a socket that is there is a dead daemon's.
-pub fn listen(path: &Path) -> Result<UnixListener> {
-    use std::os::unix::ffi::OsStrExt;
+pub fn listen(path: &Path, state_dir: &Path) -> Result<UnixListener> {
     if path.as_os_str().as_bytes().len() > MAX_NAME {
         let why = format!("{}: too long for a socket; set XDG_RUNTIME_DIR to a short one", path.display());
         return Err(Error::Unsupported(why));
@@ -73,6 +80,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     let mode = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, mode).map_err(|e| Error::io("protecting", path, e))?;
     listener.set_nonblocking(true).map_err(|e| Error::io("listening at", path, e))?;
+    disk::replace_file(&note(state_dir), path.as_os_str().as_bytes(), 0o600)?;
     Ok(listener)
 }
 
@@ -102,9 +110,11 @@ fn serve_one(stream: &UnixStream, answer: impl FnOnce(Ask) -> Answer) -> std::io
 }
 
 /// Asks the daemon; `None` if none runs.
-pub fn ask(path: &Path, ask: Ask) -> Result<Option<Answer>> {
-    let Ok(mut stream) = UnixStream::connect(path) else { return Ok(None) };
-    let fail = |e: std::io::Error| Error::io("asking the daemon at", path, e);
+pub fn ask(state_dir: &Path, ask: Ask) -> Result<Option<Answer>> {
+    let Ok(noted) = std::fs::read(note(state_dir)) else { return Ok(None) };
+    let path = PathBuf::from(OsStr::from_bytes(&noted));
+    let Ok(mut stream) = UnixStream::connect(&path) else { return Ok(None) };
+    let fail = |e: std::io::Error| Error::io("asking the daemon at", &path, e);
     // It answers between two looks at its folders.
     stream.set_read_timeout(Some(PATIENCE * 2)).map_err(fail)?;
     let line = format!("{}\n", serde_json::to_string(&ask).map_err(|e| Error::Invalid(e.to_string()))?);

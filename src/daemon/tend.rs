@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::clock::{self, Moment};
 use super::log::Log;
+use super::memory;
 use super::settings::{Settings, stamp};
 use super::state::{State, Told, wall};
 use super::triggers::{self, Done, Facts, Next, Work};
@@ -104,16 +105,6 @@ struct Tending {
     empty: Vec<PathBuf>,
     patience: u32,
     scrubbed: u64,
-}
-
-/// What large work freed goes back to the system: the C library would keep it for the next time, which may
-/// be a day away.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Looks after a folder until it is left or the daemon stops.
@@ -339,7 +330,7 @@ impl Tending {
         self.locked = self.lock_stamp();
         told.state().doing = None;
         if now.saturating_sub(since) > LARGE {
-            give_back_memory();
+            memory::give_back();
         }
         let before = self.facts.last.get(&work).copied().unwrap_or_default();
         let done = Done { at: now, took: now - since, fails: 0, more: false };
@@ -408,8 +399,11 @@ impl Tending {
 
     /// Watches everything anew, then commits what differs.
     fn rescan(&mut self, hands: &Hands, settings: &Settings, since: Duration) -> Result<Outcome> {
-        let missed = self.tended.ear.seen().begin_rescan() || self.facts.missed;
-        self.facts.missed = missed;
+        if self.tended.ear.seen().begin_rescan() {
+            // Directories may be among what was missed.
+            self.watched = None;
+            self.facts.missed = true;
+        }
         self.rewatch(settings, since)?;
         // A policy in a file of its own may have changed, too.
         self.stamp = None;

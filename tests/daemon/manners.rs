@@ -43,6 +43,22 @@ fn it_tells_how_it_stands_and_ends_when_asked() {
 }
 
 #[test]
+fn it_is_found_from_where_the_environment_is_another() {
+    let shell = with_store();
+    shell.ok("mkdir ../run");
+    let run = shell.sandbox.folder().canonicalize().unwrap().join("../run");
+    let running = shell.start(&format!("XDG_RUNTIME_DIR={} exec ddr daemon", run.display()));
+    let since = Instant::now();
+    while shell.run("ddr daemon status").code != Some(0) {
+        assert!(since.elapsed() < super::SOON, "{}", log(&shell));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(run.join("ddr/daemon.sock").exists());
+    shell.ok("ddr daemon stop");
+    assert_eq!(running.wait().code, Some(0));
+}
+
+#[test]
 fn the_list_of_folders_is_followed_while_it_runs() {
     let shell = with_store();
     let mut daemon = Daemon::start(&shell);

@@ -114,11 +114,10 @@ fn when_events_are_lost_the_tree_is_looked_at() {
     let most: u64 = most.trim().parse().unwrap();
     // While it cannot read, the queue of the kernel runs over.
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    shell.ok("mkdir many late");
     for n in 0..most {
         std::fs::write(shell.at(format!("many-{}", n % 1000)), [b'x'; 3]).unwrap();
     }
-    shell.ok("echo lost > late/lost");
+    shell.ok("mkdir late && echo lost > late/lost");
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     daemon.until_committed();
     // The directory that appeared meanwhile is watched.
