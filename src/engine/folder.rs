@@ -57,6 +57,9 @@ pub enum Access {
 /// Name of the fact that stands for [`Folder::unseen`].
 pub const UNSEEN: &str = "unseen";
 
+/// Name of a history.db that a rebuild has set aside: then its absence is no damage.
+pub const HISTORY_ASIDE: &str = "history.db.old";
+
 /// One opened peer.
 pub struct Folder {
     /// `.ddr`, or the bare peer's directory.
@@ -162,7 +165,8 @@ impl Folder {
             }
         }
         self.unseen = self.history.meta(UNSEEN)?.is_some();
-        if self.history.was_reset() && caught.entries > 0 && had_one {
+        let set_aside = self.dir.join(HISTORY_ASIDE).exists();
+        if self.history.was_reset() && caught.entries > 0 && had_one && !set_aside {
             self.context.progress.note("history.db was damaged or missing: rebuilt from the log");
         }
         for (origin, error) in &caught.problems {

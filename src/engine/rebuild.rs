@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::folder::{Access, Context, Folder, UNSEEN};
+use super::folder::{Access, Context, Folder, HISTORY_ASIDE, UNSEEN};
 use super::remotes::Remotes;
 use super::survey::{Change, likely_row, survey};
 use crate::base::error::{Error, Result};
@@ -76,7 +76,7 @@ fn set_aside(dir: &Path, context: &Context) -> Result<PathBuf> {
 }
 
 fn aside_of(dir: &Path) -> PathBuf {
-    dir.join("history.db.old")
+    dir.join(HISTORY_ASIDE)
 }
 
 /// Whether a rebuild was interrupted after it had taken the old database away.

@@ -49,7 +49,6 @@ fn inside_a_store_directory() {
     everything is whole
     $ ddr -C ../../store rebuild | head -n 1
     rebuilt history (7 entries) and the index of 1 store; 0 paths recognised
-    ! ddr: history.db was damaged or missing: rebuilt from the log
     $ ddr -C ../../store gc -n
     own: 2 packs looked at, 0 newly condemned, 0 deleted (0 B)
     $ ddr -C ../../store restore 'note.txt#1'
