@@ -58,9 +58,10 @@ pub fn run(session: &Session, args: &CommitArgs) -> Result<()> {
     }
     session.out.line(text)?;
     if stats.unsaved {
-        session
-            .out
-            .line(styled(WARN, "no store was reachable: these versions are unsaved until the next commit"))?;
+        session.out.line(styled(
+            WARN,
+            "no store took their contents: these versions are unsaved until the next commit",
+        ))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::clock;
 use super::folder::Folder;
 use super::policy::plan::Plan;
 use super::policy::queue::Waiting;
@@ -54,6 +55,7 @@ struct Applying<'a> {
 
 /// Carries a plan out.
 pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Result<Applied> {
+    clock::refuse_jump(folder)?;
     let run = Run::open(folder, copies)?;
     run.begin(folder)?;
     folder.history.tidy_used()?;

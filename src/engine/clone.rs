@@ -152,6 +152,7 @@ pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
     // A stop in the last batch left some of it out.
     folder.context.cancel.check()?;
     set_dir_times(folder)?;
+    set_root_times(folder)?;
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     folder.history.clear_meta("materialising")?;
     Ok(stats)
@@ -426,4 +427,15 @@ fn set_dir_times(folder: &mut Folder) -> Result<()> {
         }
         folder.history.put_local(&rows)
     })
+}
+
+/// The root is there already; it gets its recorded mode and time, too.
+fn set_root_times(folder: &mut Folder) -> Result<()> {
+    let root = RelPath::root();
+    let Some(Head { dot, version, .. }) = folder.history.heads(&root)?.into_iter().next() else {
+        return Ok(());
+    };
+    create::set_dir_times(folder.tree()?, &root, version.mode, version.mtime)?;
+    let stat = stat_of(folder.tree()?, &root)?;
+    folder.history.put_local(&[local_row(root, dot, &version, &stat, Residency::Full, true)])
 }

@@ -86,6 +86,8 @@ pub struct Committer<'a> {
     pub ahead: u64,
     /// What was done so far.
     pub stats: CommitStats,
+    /// When this peer was made.
+    since: Time,
     moved_to: HashMap<RelPath, RelPath>,
     pending: Vec<(RelPath, Found)>,
     pending_bytes: u64,
@@ -102,7 +104,9 @@ impl<'a> Committer<'a> {
         targets: &'a Targets,
     ) -> Result<Self> {
         let fresh = history.knowledge()?.is_empty();
+        let since = own.made()?;
         Ok(Self {
+            since,
             history,
             identity,
             instance,
@@ -140,7 +144,7 @@ impl<'a> Committer<'a> {
         }
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let mut batch = Batch::new(self.history, self.identity)?;
+        let mut batch = Batch::new(self.history, self.identity, self.since)?;
         let (mut rows, mut settled) = (Vec::with_capacity(pending.len()), Vec::new());
         for (path, found) in pending {
             let (version, stat, residency, proven) = match &found {
@@ -170,7 +174,7 @@ impl<'a> Committer<'a> {
 
     /// Records paths that are gone.
     pub fn delete(&mut self, rows: &[LocalRow]) -> Result<()> {
-        let mut batch = Batch::new(self.history, self.identity)?;
+        let mut batch = Batch::new(self.history, self.identity, self.since)?;
         for row in rows {
             let heads = self.history.heads(&row.path)?;
             if heads.is_empty() {
@@ -230,7 +234,7 @@ impl<'a> Committer<'a> {
         let only_time = known
             .as_ref()
             .is_some_and(|(_, old)| is_dir(old) && is_dir(&version) && old.mode == version.mode);
-        self.stats.recorded += u64::from(!only_time);
+        self.stats.recorded += u64::from(!only_time && !path.is_root());
         Ok(batch.push(Entry {
             hlc: 0,
             path: path.clone(),
@@ -301,10 +305,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(history: &History, identity: &Identity) -> Result<Self> {
+    fn new(history: &History, identity: &Identity, since: Time) -> Result<Self> {
         let origin = identity.origin();
         let tail = history.tail(&origin)?;
-        Ok(Self { hlc: history.clock()?, tail, origin, now: Time::now(), entries: Vec::new() })
+        let now = Time::now();
+        Ok(Self { hlc: history.believed_clock(now, since)?, tail, origin, now, entries: Vec::new() })
     }
 
     fn push(&mut self, mut entry: Entry) -> Dot {
@@ -421,13 +426,22 @@ pub fn commit(folder: &mut Folder, paths: &[RelPath], options: &CommitOptions) -
     remotes.note_offline(folder);
     sync_logs(folder, &remotes)?;
     let unsaved = folder.history.meta("unsaved")?.is_some();
-    let targets = Targets::new(folder, &remotes, Need::Any)?;
-    let plan = plan(folder, paths, &mut |item| {
+    let mut targets = Targets::new(folder, &remotes, Need::Any)?;
+    let changed = plan(folder, paths, &mut |item| {
         // Contents recorded while no store was reachable are placed now.
         let body = item.row.as_ref().and_then(|r| r.body).filter(|_| unsaved);
         Ok(body.is_some() && targets.lacks(body)?)
     })?;
-    run(folder, plan, &targets, options.message.as_deref(), &mut |_, _| Ok(()))
+    let message = options.message.as_deref();
+    match run(folder, changed, &targets, message, &mut |_, _| Ok(())) {
+        // A store that cannot be written to keeps nothing, like one that is away.
+        Err(e) if matches!(e.errno(), Some(libc::EROFS | libc::EACCES)) && targets.is_closed() => {
+            targets.store = None;
+            let rest = plan(folder, paths, &mut |_| Ok(false))?;
+            run(folder, rest, &targets, message, &mut |_, _| Ok(()))
+        }
+        done => done,
+    }
 }
 
 /// Brings the folder's log and those of its reachable stores level, both ways.
@@ -458,7 +472,7 @@ pub fn record(folder: &mut Folder, remotes: &Remotes, ops: Vec<Op>) -> Result<()
     let missing = || Error::Unsupported("this needs a folder opened for writing".into());
     let instance = instance.as_mut().ok_or_else(missing)?;
     let mut committer = Committer::new(history, identity, instance, own, *id, &targets)?;
-    let mut batch = Batch::new(committer.history, identity)?;
+    let mut batch = Batch::new(committer.history, identity, committer.since)?;
     let none = Entry {
         hlc: 0,
         path: RelPath::root(),
@@ -512,6 +526,10 @@ pub fn run(
     });
     // What was read before an interruption is kept; a failed store keeps it from being durable.
     if matches!(placed, Ok(()) | Err(Error::Interrupted)) {
+        if let (true, Ok(()), Some(stat)) = (whole, &placed, tree.stat(&RelPath::root())?) {
+            // Mode and time of the root itself, which no listing shows.
+            committer.pending.push((RelPath::root(), Found::Dir(stat)));
+        }
         let done = committer.commit()?;
         settled(committer.history, done)?;
     }

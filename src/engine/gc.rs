@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::clock;
 use super::commit::sync_logs;
 use super::folder::Folder;
 use super::keeper::Keeper;
@@ -115,7 +116,7 @@ impl Run<'_> {
             Ok(())
         })?;
         let usage = rewrite::usage(remote, &packs, &live)?;
-        let now = instant()?;
+        let now = clock::instant()?;
         let old = marks::newest(remote.packs.bucket().as_ref())?;
         let still: Vec<Condemned> = old
             .iter()
@@ -313,41 +314,8 @@ fn are_elsewhere(folder: &Folder, remote: &Remote, ids: &[RecordId]) -> Result<b
     Ok(failed.is_empty() && crate::store::Store::has(remote.packs.as_ref(), ids)?.iter().all(|has| *has))
 }
 
-/// The clocks now.
-fn instant() -> Result<Instant> {
-    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec as u64;
-    let path = "/proc/sys/kernel/random/boot_id";
-    let boot = std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, e))?;
-    Ok(Instant { wall: Time::now(), uptime, boot: boot.trim().into() })
-}
-
 /// Time between two instants, or a refusal if the clocks contradict each other.
 fn elapsed(then: &Instant, now: &Instant) -> Result<Duration> {
-    let wall = now.wall.secs - then.wall.secs;
-    let jumped = || Err(Error::Refused("gc is not safe: the clock has jumped; run it again later".into()));
-    if wall < 0 {
-        return jumped();
-    }
-    if then.boot == now.boot {
-        let up = now.uptime as i64 - then.uptime as i64;
-        if (wall - up).abs() > 3600 {
-            return jumped();
-        }
-    }
-    Ok(Duration::from_secs(wall as u64))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_jumps_stops_gc() {
-        let at =
-            |secs, uptime, boot: &str| Instant { wall: Time { secs, nanos: 0 }, uptime, boot: boot.into() };
-        assert_eq!(elapsed(&at(100, 10, "a"), &at(160, 70, "a")).expect("steady").as_secs(), 60);
-        assert!(elapsed(&at(100, 10, "a"), &at(90, 20, "a")).is_err());
-        assert!(elapsed(&at(100, 10, "a"), &at(1_000_000, 20, "a")).is_err());
-        assert!(elapsed(&at(100, 10, "a"), &at(1_000_000, 20, "b")).is_ok());
-    }
+    let jumped = || Error::Refused("gc is not safe: the clock has jumped; run it again later".into());
+    clock::elapsed(then, now).ok_or_else(jumped)
 }

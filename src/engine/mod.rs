@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod behind;
 pub mod checkout;
+pub mod clock;
 pub mod clone;
 pub mod commit;
 pub mod config;

@@ -26,6 +26,8 @@ use crate::store::holds;
 
 /// Numbers collected before they are recorded.
 const BATCH: usize = 1_000_000;
+/// Versions dated so many seconds ahead are of a clock that was wrong.
+const DAY: i64 = 86_400;
 /// Numbers in one entry.
 const PART: usize = 200_000;
 
@@ -154,10 +156,10 @@ impl<'a> Pruning<'a> {
             holds::held(remote.packs.bucket().as_ref(), |_, body| all.add(&body))?;
         }
         let at = Time::now();
-        let newest = Time { secs: (folder.history.clock()? >> 16) as i64 / 1000, nanos: 0 };
-        if newest.secs > at.secs + 86_400 {
+        let newest = folder.history.believed_clock(at, folder.own.made()?)?;
+        if (newest >> 16) as i64 / 1000 > at.secs + DAY {
             return Err(Error::Refused(
-                "not pruned: there are versions from the future, so the clock is wrong, or was".into(),
+                "not pruned: there are versions from the future, so the clock is wrong, or was lately".into(),
             ));
         }
         let deleted_since = kept_since(at, folder.config.keep_deleted()?);
@@ -206,7 +208,9 @@ impl<'a> Pruning<'a> {
         let what = match light.kind {
             Some(FileKind::File) if !light.is_forgotten => What::Version {
                 is_head: light.is_head,
-                is_needed: (here == Some(light.dot) && !light.is_head)
+                // How old it is nobody knows.
+                is_needed: at(light).secs > self.now.at.secs + DAY
+                    || (here == Some(light.dot) && !light.is_head)
                     || light.body.is_some_and(|body| self.needed.has(&body)),
             },
             None if !light.is_moved => What::Deletion,

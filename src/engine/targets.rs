@@ -116,6 +116,11 @@ impl Targets {
         Ok(Self { remotes: remotes.online.clone(), tiers, store, opener })
     }
 
+    /// Whether no store of any tier can be written to (any more).
+    pub fn is_closed(&self) -> bool {
+        self.tiers.iter().flat_map(|t| &t.members).all(|r| !r.member.is_at_work())
+    }
+
     /// Whether every store keeps everything: then one record of a content tells of all.
     pub fn is_plain(&self) -> bool {
         matches!(self.tiers.as_slice(), [tier] if tier.rule.layout == Layout::Mirror)

@@ -90,8 +90,13 @@ pub fn encode(mut head: BatchHead, entries: &[Entry], secret: &[u8; 32]) -> Resu
     if entries.is_empty() || entries.len() > MAX_ENTRIES || raw.len() > MAX_RAW {
         return Err(Error::Invalid(format!("a log batch of {} entries", entries.len())));
     }
-    if entries.iter().any(|e| matches!(e.op, Op::Forget(_))) && head.requires.is_empty() {
-        head.requires.push(wire::FORGET.into());
+    let forgets = |e: &Entry| matches!(e.op, Op::Forget(_));
+    let needs =
+        [(wire::FORGET, entries.iter().any(forgets)), (wire::ROOT, entries.iter().any(Entry::is_of_root))];
+    for (name, needed) in needs {
+        if needed && !head.requires.iter().any(|there| there == name) {
+            head.requires.push(name.into());
+        }
     }
     head.count = entries.len() as u32;
     head.raw_len = raw.len() as u32;

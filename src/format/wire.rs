@@ -99,10 +99,13 @@ pub fn to_cbor<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
 }
 
 /// Features that objects may require, by what the object is.
-const KNOWN: [(&str, &str); 1] = [("log", FORGET)];
+const KNOWN: [(&str, &str); 2] = [("log", FORGET), ("log", ROOT)];
 
 /// What a batch requires that has [`crate::model::entry::Op::Forget`] in it.
 pub const FORGET: &str = "forget";
+
+/// What a batch requires that records the folder's root directory itself.
+pub const ROOT: &str = "root";
 
 /// Refuses an object that requires a feature this build does not know.
 pub fn check_requires(what: &'static str, requires: &[String]) -> Result<()> {

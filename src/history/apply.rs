@@ -16,7 +16,7 @@ use super::{forgotten, row, survey};
 use crate::base::error::{Error, Result};
 use crate::base::id::{FolderId, OriginId};
 use crate::format::log::Batch;
-use crate::model::entry::{Dot, Entry, Op};
+use crate::model::entry::{Dot, Entry, Op, rising};
 use crate::model::version::{self, Vector};
 use crate::store::Bucket;
 
@@ -237,13 +237,15 @@ impl<'c, 'o> Writer<'c, 'o> {
 
     fn group(&mut self, origin: &OriginId, group: &Group) -> Result<()> {
         let num = self.origins.num_or_new(self.conn, origin)?;
-        for (number, entry) in (group.first..).zip(group.entries) {
+        let clocks = rising(group.entries);
+        self.lower(origin, num, group.first, clocks.first().copied())?;
+        for ((number, entry), hlc) in (group.first..).zip(group.entries).zip(clocks) {
             if let Op::Forget(all) = &entry.op {
                 forgotten::add(self.conn, self.origins, all)?;
                 continue;
             }
             // Present already: so is what followed from it.
-            if row::write(&mut self.add_entry, num, number, entry)? {
+            if row::write(&mut self.add_entry, num, number, entry, hlc)? {
                 self.settle(num, Dot { origin: *origin, number }, entry)?;
             }
         }
@@ -259,6 +261,17 @@ impl<'c, 'o> Writer<'c, 'o> {
     }
 
     /// Brings the heads of the entry's path up to date.
+    /// What an origin recorded before was not recorded later than this, though its clock was ahead then.
+    fn lower(&self, origin: &OriginId, num: i64, first: u64, clock: Option<u64>) -> Result<()> {
+        let known = origins::tail(self.conn, origin)?;
+        let Some(clock) = clock.filter(|clock| first > known.number && known.hlc >= *clock) else {
+            return Ok(());
+        };
+        let lower = "UPDATE entries SET hlc = max(0, ?2 - (?3 - number)) \
+                     WHERE origin = ?1 AND hlc > max(0, ?2 - (?3 - number))";
+        self.conn.execute(lower, params![num, clock as i64, first as i64]).map_err(db).map(drop)
+    }
+
     fn settle(&mut self, num: i64, dot: Dot, entry: &Entry) -> Result<()> {
         let path = entry.path.as_bytes();
         let seen = Vector::from_dots(&entry.seen);

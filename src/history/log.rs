@@ -58,15 +58,15 @@ pub struct Tail {
     pub number: u64,
     /// BLAKE3 of the last log object; zeros before the first.
     pub hash: [u8; 32],
-    /// Highest hybrid clock value so far.
+    /// Hybrid clock value of the last entry.
     pub hlc: u64,
 }
 
 impl Tail {
     /// The tail after this batch.
     pub fn after(&self, batch: &Batch) -> Self {
-        let hlc = batch.entries.iter().map(|e| e.hlc).max().unwrap_or_default();
-        Self { number: batch.head.to(), hash: batch.hash, hlc: hlc.max(self.hlc) }
+        let hlc = batch.entries.last().map_or(self.hlc, |e| e.hlc);
+        Self { number: batch.head.to(), hash: batch.hash, hlc }
     }
 }
 
@@ -133,7 +133,7 @@ pub fn append(
         let (bytes, hash) = format::encode(head, batch, &who.secret)?;
         let number = done.tail.number + batch.len() as u64;
         let name = object_name(&origin, done.tail.number + 1, number);
-        let hlc = batch.iter().map(|e| e.hlc).fold(done.tail.hlc, u64::max);
+        let hlc = batch.last().map_or(done.tail.hlc, |e| e.hlc);
         done.tail = Tail { number, hash, hlc };
         done.objects.push((name, bytes));
     }

@@ -142,7 +142,7 @@ impl History {
         limit: usize,
         mut wanted: impl FnMut(&RelPath) -> Result<bool>,
     ) -> Result<Vec<(RelPath, Head)>> {
-        let low = after.map_or_else(Vec::new, sql::just_after);
+        let low = after.map_or_else(|| sql::FIRST.to_vec(), sql::just_after);
         let mut statement = self.conn.prepare_cached(HEADS).map_err(db)?;
         let mut rows = statement.query([low, vec![0xff; crate::base::path::MAX_PATH + 1]]).map_err(db)?;
         let mut page: Vec<(RelPath, Head)> = Vec::new();

@@ -39,8 +39,8 @@ pub fn prepare(conn: &Connection) -> Result<CachedStatement<'_>> {
     .map_err(db)
 }
 
-/// Adds a row; `false` if it was there.
-pub fn write(add: &mut CachedStatement, origin: i64, number: u64, entry: &Entry) -> Result<bool> {
+/// Adds a row, dated `hlc`; `false` if it was there.
+pub fn write(add: &mut CachedStatement, origin: i64, number: u64, entry: &Entry, hlc: u64) -> Result<bool> {
     let version = entry.version();
     let body = version.and_then(|v| v.body.as_ref());
     let added = add
@@ -48,7 +48,7 @@ pub fn write(add: &mut CachedStatement, origin: i64, number: u64, entry: &Entry)
             entry.path.as_bytes(),
             origin,
             number as i64,
-            entry.hlc as i64,
+            hlc as i64,
             version.map(|v| sql::kind_number(v.kind)),
             version.and_then(|v| v.content.as_ref()).map(|c| &c.0[..]),
             body.map(|b| b.kind.byte()),

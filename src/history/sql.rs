@@ -102,13 +102,17 @@ pub fn kind(number: i64) -> Result<FileKind> {
     }
 }
 
+/// Not above any path but the root: that one has a version, too (its mode and time), but is asked for by
+/// name and is in no listing.
+pub const FIRST: [u8; 1] = [0];
+
 /// Half-open ranges of path bytes that hold exactly the paths under `under`, in order.
 ///
 /// Two where `under` is not the root: in byte order `a.txt` lies between `a` and `a/b`.
 pub fn ranges(under: &RelPath) -> Vec<(Vec<u8>, Vec<u8>)> {
     let path = under.as_bytes();
     if under.is_root() {
-        return vec![(Vec::new(), vec![0xff; MAX_PATH + 1])];
+        return vec![(FIRST.to_vec(), vec![0xff; MAX_PATH + 1])];
     }
     // No path holds a NUL and `0` follows `/`.
     let with = |end: u8| [path, &[end]].concat();

@@ -15,7 +15,8 @@ use crate::base::id::{ContentId, OriginId};
 use crate::base::path::RelPath;
 use crate::base::units::Time;
 use crate::format::wire;
-use crate::model::entry::{Body, Dot, FileKind, MAX_HLC, Version};
+use crate::model::entry::{self, Body, Dot, FileKind, MAX_HLC, Version};
+use crate::model::version::Vector;
 
 /// What a folder holds, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,6 +78,23 @@ impl History {
     /// The highest clock value of any entry applied.
     pub fn clock(&self) -> Result<u64> {
         Ok(origins::known(&self.conn)?.iter().map(|(_, tail)| tail.hlc).max().unwrap_or_default())
+    }
+
+    /// The clock value that the next entry has to be above; `since` is when this peer was made.
+    pub fn believed_clock(&self, now: Time, since: Time) -> Result<u64> {
+        let newest = self.clock()?;
+        let (here, ahead) = entry::bounds(now);
+        if newest <= ahead {
+            return Ok(newest);
+        }
+        let sums = "SELECT max(hlc) FILTER (WHERE hlc <= ?1), count(*) FILTER (WHERE hlc > ?1 AND hlc <= ?2) \
+                    FROM entries";
+        let (past, soon): (Option<i64>, i64) = self
+            .conn
+            .query_row(sums, [here as i64, ahead as i64], |r| Ok((r.get(0)?, r.get(1)?)))
+            .map_err(db)?;
+        let past = past.map(|past| past as u64).or((since <= now).then_some(0));
+        Ok(entry::believed(now, newest, past, soon == 0))
     }
 
     /// BLAKE3 over knowledge, entries, heads and what is forgotten: equal on all peers that applied the same entries,
@@ -155,7 +173,8 @@ impl History {
         let mut rows = statement.query([low as i64]).map_err(db)?;
         while let Some(row) = rows.next().map_err(db)? {
             let gone = super::row::read(row)?.entry;
-            let before = |p: &&super::Past| p.entry.hlc < gone.hlc && p.entry.version().is_some();
+            let seen = Vector::from_dots(&gone.seen);
+            let before = |p: &&super::Past| seen.covers(p.dot) && p.entry.version().is_some();
             let versions = self.versions(&gone.path)?;
             if let Some(version) = versions.iter().rev().find(before).and_then(|p| p.entry.version()) {
                 sink(gone.path.clone(), gone.time(), version.clone())?;
@@ -166,8 +185,10 @@ impl History {
 
     /// How much there is.
     pub fn counts(&self) -> Result<Counts> {
-        let entries: i64 =
-            self.conn.query_row("SELECT count(*) FROM entries", [], |r| r.get(0)).map_err(db)?;
+        let entries: i64 = self
+            .conn
+            .query_row("SELECT count(*) FROM entries WHERE path > x''", [], |r| r.get(0))
+            .map_err(db)?;
         let mut counts = Counts { entries: entries as u64, ..Counts::default() };
         self.each_head(&RelPath::root(), &mut |_, head| {
             counts.paths += 1;

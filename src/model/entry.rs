@@ -227,7 +227,8 @@ impl Entry {
     pub fn validate(&self) -> Result<()> {
         let moved = [&self.moved_from, &self.moved_to];
         let forgets = matches!(self.op, Op::Forget(_));
-        if self.path.is_root() != forgets || moved.into_iter().flatten().any(RelPath::is_root) {
+        let is_of_nothing = self.path.is_root() && !self.is_of_root();
+        if is_of_nothing != forgets || moved.into_iter().flatten().any(RelPath::is_root) {
             return Err(Error::corrupt("history entry", "path out of range"));
         }
         if self.seen.len() > MAX_SEEN || self.seen.iter().any(|dot| dot.number > i64::MAX as u64) {
@@ -241,6 +242,11 @@ impl Entry {
             Op::Del => Ok(()),
             Op::Forget(all) => all.iter().try_for_each(Runs::validate),
         }
+    }
+
+    /// Whether it records mode and time of the folder's root, the only thing that happens to it.
+    pub fn is_of_root(&self) -> bool {
+        self.path.is_root() && self.version().is_some_and(|v| v.kind == FileKind::Dir)
     }
 
     /// The version, where the path exists after this entry.
@@ -264,7 +270,42 @@ pub const MAX_HLC: u64 = i64::MAX as u64;
 /// The next hybrid clock value: never below the wall clock, always above `last`. At its end it
 /// stands still: a peer whose clock went mad must not keep the others from recording.
 pub fn next_hlc(last: u64, now: Time) -> u64 {
-    now.millis().saturating_mul(1 << 16).max(last.saturating_add(1)).min(MAX_HLC)
+    hlc_of(now).max(last.saturating_add(1)).min(MAX_HLC)
+}
+
+/// How far behind what is recorded a clock must be for that to be taken for the work of a clock that was
+/// ahead: a year, in seconds.
+const LEAP: i64 = 365 * 86_400;
+
+/// The hybrid clock value of a time.
+pub fn hlc_of(at: Time) -> u64 {
+    at.millis().saturating_mul(1 << 16).min(MAX_HLC)
+}
+
+/// Up to which value what is recorded is believed, and what else is needed to believe it, see [`believed`].
+pub fn bounds(now: Time) -> (u64, u64) {
+    (hlc_of(now), hlc_of(Time { secs: now.secs.saturating_add(LEAP), ..now }))
+}
+
+/// The highest recorded value that the next one has to be above. Usually that is the highest there is
+/// (`newest`), though the clock may be a little behind it. But where there is nothing in the year from now
+/// on, only behind it, and there is something before now (`past`), then the clock was ahead when that was
+/// recorded: it must not date all that comes after.
+pub fn believed(now: Time, newest: u64, past: Option<u64>, is_year_empty: bool) -> u64 {
+    match past {
+        Some(past) if newest > bounds(now).1 && is_year_empty => past,
+        _ => newest,
+    }
+}
+
+/// Clock values that grow by at least one from each entry to the next of its origin: what was recorded
+/// before something was not recorded later, whatever the clock said.
+pub fn rising(entries: &[Entry]) -> Vec<u64> {
+    let mut clocks: Vec<u64> = entries.iter().map(|e| e.hlc).collect();
+    for i in (1..clocks.len()).rev() {
+        clocks[i - 1] = clocks[i - 1].min(clocks[i].saturating_sub(1));
+    }
+    clocks
 }
 
 #[cfg(test)]
@@ -276,6 +317,35 @@ mod tests {
         let late = next_hlc(0, Time { secs: 2_000_000_000, nanos: 0 });
         let early = next_hlc(late, Time { secs: 1_000_000_000, nanos: 0 });
         assert_eq!(early, late + 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_years_ahead_is_not_believed_one_that_is_behind_is() {
+        let at = |secs| Time { secs, nanos: 0 };
+        let (year, now) = (LEAP, 60 * LEAP);
+        let (past, ahead) = (hlc_of(at(now - 5)), hlc_of(at(now + 10 * year)));
+        assert_eq!(believed(at(now), ahead, Some(past), true), past);
+        assert_eq!(believed(at(now), ahead, Some(past), false), ahead);
+        assert_eq!(believed(at(now), ahead, None, true), ahead, "everything is ahead: the clock is behind");
+        let soon = hlc_of(at(now + year / 2));
+        assert_eq!(believed(at(now), soon, Some(past), false), soon);
+    }
+
+    #[test]
+    fn what_was_recorded_before_is_not_dated_after() {
+        let entry = |hlc| Entry {
+            hlc,
+            path: RelPath::new("a").expect("valid"),
+            op: Op::Del,
+            seen: vec![],
+            base: None,
+            moved_from: None,
+            moved_to: None,
+        };
+        let clocks = |all: &[u64]| rising(&all.iter().map(|hlc| entry(*hlc)).collect::<Vec<_>>());
+        assert_eq!(clocks(&[1, 2, 900, 901, 5, 6]), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(clocks(&[1, 5, 9]), [1, 5, 9]);
+        assert!(clocks(&[]).is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::{Bucket, domain, names};
 use crate::base::error::{Error, Result};
+use crate::base::units::Time;
 use crate::disk::{self, Op};
 
 mod upload;
@@ -91,10 +92,17 @@ impl DirBucket {
         self.domain
     }
 
+    /// When the store was made, by the date of its head.
+    pub fn made(&self) -> Result<Time> {
+        let stat = rustix::fs::statat(&self.root, names::FOLDER, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|e| fail("examining", &self.path.join(names::FOLDER), e))?;
+        Ok(Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 })
+    }
+
     /// Removes temporary files that a crash left behind more than a day ago; returns their number.
     pub fn sweep_temp(&self) -> Result<u64> {
         self.check_root()?;
-        let now = crate::base::units::Time::now().secs;
+        let now = Time::now().secs;
         let Some(dir) = self.open_dir(TEMP)? else { return Ok(0) };
         let path = self.path.join(TEMP);
         let mut stale = Vec::new();

@@ -33,7 +33,7 @@ fn put_back_from_an_older_copy() {
     shell.write("later.raw", &noise(5, 100_000));
     shell.ok("echo later >> note.txt && ddr stash . && ddr checkout photos && rm link && ddr commit");
     assert_eq!(check_numbers(&shell), 1);
-    shell.ok("rm -r .ddr && cp -a ../backup .ddr");
+    shell.ok("touch -r . ../date && rm -r .ddr && cp -a ../backup .ddr && touch -r ../date .");
     let said = shell.transcript(
         "ddr status
          ddr commit
@@ -71,8 +71,8 @@ fn put_back_from_an_older_copy() {
     $ ddr commit
     nothing to record
     $ ddr fsck --read-data
-    disk2: 7 objects, <n> read
-    own: 3 objects, <n> read
+    disk2: 8 objects, <n> read
+    own: 4 objects, <n> read
     everything is whole
     $ ddr history note.txt
     <----- now ---->  #1  file  9 B   eebf0db7  folder

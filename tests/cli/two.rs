@@ -189,6 +189,9 @@ fn a_store_of_another_folder() {
     ");
 }
 
+/// Everything in the store that a write would change.
+const LIST_STORE: &str = "find ../../store -printf '%P %s %T@\\n' | sort";
+
 #[test]
 fn formats_of_the_future() {
     let shell = Shell::stashed();
@@ -198,7 +201,11 @@ fn formats_of_the_future() {
     head.format += 1;
     shell.ok("chmod u+w ../../store/store/folder");
     std::fs::write(&object, head.encode()).expect("sandbox file");
-    let said = shell.transcript("ddr status\nddr checkout\nddr stash .\nddr clone ../../store ../clone");
+    let before = shell.ok(LIST_STORE);
+    let said = shell.transcript(
+        "ddr status\nddr checkout\nddr stash .\nddr commit\nddr gc\nddr clone ../../store ../clone",
+    );
+    assert_eq!(shell.ok(LIST_STORE), before, "something was written");
     insta::assert_snapshot!(said, @r"
     $ ddr status
     nothing changed since the last commit
@@ -209,6 +216,12 @@ fn formats_of_the_future() {
     ! ddr: unsupported: disk2: this store has format 2, this ddr reads up to 1; use a newer ddr
     [exit 1]
     $ ddr stash .
+    ! ddr: unsupported: disk2: this store has format 2, this ddr reads up to 1; use a newer ddr
+    [exit 1]
+    $ ddr commit
+    ! ddr: unsupported: disk2: this store has format 2, this ddr reads up to 1; use a newer ddr
+    [exit 1]
+    $ ddr gc
     ! ddr: unsupported: disk2: this store has format 2, this ddr reads up to 1; use a newer ddr
     [exit 1]
     $ ddr clone ../../store ../clone
@@ -552,7 +565,7 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     [exit 1]
     $ echo more > new.txt && ddr commit
     recorded 1 path (5 B read)
-    no store was reachable: these versions are unsaved until the next commit
+    no store took their contents: these versions are unsaved until the next commit
     ! ddr: disk2 is offline: /r/store holds no store (is its disk mounted?)
     $ ddr status
     nothing changed since the last commit
@@ -563,7 +576,6 @@ fn a_store_that_is_not_there_is_offline_not_empty() {
     <----- now ---->  #1  file  5 B  <id>  folder  on no reachable store
     $ ddr rebuild | head -n 1
     rebuilt history (7 entries) and the index of 1 store; 0 paths recognised
-    ! ddr: history.db was damaged or missing: rebuilt from the log
     $ rmdir ../../store && mv ../../away ../../store
     $ ddr commit
     nothing new to record (5 B read)
@@ -601,7 +613,7 @@ fn versions_recorded_without_a_store_are_placed_later_part_by_part() {
     $ mv ../../store ../../away
     $ echo a > a.txt && echo b > b.txt && ddr commit
     recorded 2 paths (4 B read)
-    no store was reachable: these versions are unsaved until the next commit
+    no store took their contents: these versions are unsaved until the next commit
     ! ddr: disk2 is offline: /r/store does not exist (is its disk mounted?)
     $ mv ../../away ../../store
     $ ddr commit a.txt
@@ -642,6 +654,9 @@ fn a_store_that_cannot_be_written_to() {
     assert!(said.contains("checked out 1 file"), "{said}");
     assert!(said.contains("Read-only file system") || said.contains("Permission denied"), "{said}");
     assert!(!said.contains("stashed"), "{said}");
+    assert!(said.contains("recorded 1 path") && said.contains("unsaved until the next commit"), "{said}");
+    assert!(shell.ok("ddr history new.raw").contains("unsaved"));
+    assert!(shell.ok("ddr status").contains("may be unsaved"));
     assert_eq!(shell.read("new.raw"), [7; 40_000]);
     shell.ok("ddr stash . && ddr checkout && ddr fsck --read-data");
     assert_eq!(shell.read("new.raw"), [7; 40_000]);

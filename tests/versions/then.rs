@@ -26,7 +26,7 @@ fn diff_shows_what_changed_since_a_time_a_version_or_an_entry() {
          ddr diff --since @$(cat ../when) --until @$(cat ../later)
          ddr diff --since @$(cat ../when) --until @$(cat ../later) d
          ddr diff --since @$(cat ../when) --until @$(cat ../later) --json
-         ddr diff --since a#1 --until laptop:7
+         ddr diff --since a#1 --until laptop:8
          ddr diff --since 1h
          ddr diff --since soon
          ddr diff --since nobody:3
@@ -65,7 +65,7 @@ fn diff_shows_what_changed_since_a_time_a_version_or_an_entry() {
     {"change":"deleted","content":null,"from":null,"old_content":"<id>","old_size":5,"path":"d/e/c","size":null,"type":"difference"}
     {"change":"moved","content":"<id>","from":"d/b","old_content":"<id>","old_size":4,"path":"moved","size":4,"type":"difference"}
     {"change":"added","content":"<id>","from":null,"old_content":null,"old_size":null,"path":"n","size":4,"type":"difference"}
-    $ ddr diff --since a#1 --until laptop:7
+    $ ddr diff --since a#1 --until laptop:8
     M a  4 B -> 11 B
     A d
     A d/b  4 B
@@ -178,4 +178,45 @@ fn a_pruned_version_is_not_restored_and_the_others_are() {
     assert_eq!(shell.read("d/b"), b"two\n", "its content lives on at another path");
     assert_eq!(shell.read("a"), b"one\nlonger\n");
     shell.ok("ddr fsck --read-data");
+}
+
+#[test]
+fn a_commit_of_a_clock_that_was_years_ahead_does_not_date_what_comes_after() {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let shell = edited();
+    shell.ok("echo mad >> a && DDR_CLOCK=315360000 ddr commit");
+    assert!(shell.ok("ddr history a | tail -1").starts_with("203"), "{}", shell.ok("ddr history a"));
+    // Known for what it is: nothing is judged by its age.
+    shell.ok("ddr prune --keep-last 9");
+    shell.ok("sleep 1.1 && date +%s > ../mended && echo sane >> a && ddr commit && rm t && ddr commit");
+    let said = shell
+        .ok("sleep 1.1 && ddr history a && ddr history t && ddr restore --at 1s a --to ../a && cat ../a");
+    assert!(!said.contains("203") && said.contains("mad\nsane"), "{said}");
+    let then = shell.ok("ddr restore --at @$(cat ../mended) a --to ../b && cat ../b");
+    assert!(then.contains("longer"), "{then}");
+    // What was created and changed under that clock is kept after its deletion like anything else.
+    assert!(shell.ok("ddr history --deleted").contains('t'));
+    let state = shell.ok("ddr debug state-hash");
+    shell.ok("ddr rebuild");
+    assert_eq!(shell.ok("ddr debug state-hash"), state);
+    shell.ok("ddr prune --keep-last 1");
+    // A clock that is behind everything is not believed instead.
+    shell.ok("echo early >> a && DDR_CLOCK=-1500000000 ddr commit");
+    assert!(!shell.ok("ddr history a").contains("\n19"), "{}", shell.ok("ddr history a"));
+}
+
+#[test]
+fn a_clock_that_jumps_makes_policy_and_gc_rest() {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let shell = edited();
+    shell.ok("ddr stash && ddr gc");
+    let said = shell.code("DDR_CLOCK=315360000 ddr stash", 4);
+    assert!(said.contains("the clock has jumped"), "{said}");
+    let said = shell.code("ddr stash", 4);
+    assert!(said.contains("the policy rests"), "{said}");
+    shell.ok("ddr stash .");
 }
