@@ -344,6 +344,54 @@ fn content_ages_to_the_far_tier_the_edge_is_emptied_and_it_is_checked_out_again(
 }
 
 #[test]
+fn the_policy_sends_contents_to_a_tier_and_moves_them_on_by_age() {
+    passes(|| {
+        let many = Many::new(2, 6, false)?;
+        many.sandbox.ok(&["tier", "add", "edge", "s0"])?;
+        many.sandbox.ok(&["tier", "add", "far", "s1"])?;
+        let rules = "[class.big]\nmin_size = \"64KiB\"\n[[rule]]\nclass = \"big\"\ndo = \"stash\"\nafter = \"0s\"\n\
+                     tier = \"far\"\n[[rule]]\ndo = \"stash\"\nafter = \"0s\"\n";
+        let file = many.sandbox.folder().join(".ddr/mine.toml");
+        std::fs::write(&file, rules).map_err(|e| e.to_string())?;
+        many.sandbox.ok(&["config", "set", "policy.file", ".ddr/mine.toml"])?;
+        let (keys, folder) = many.keys()?;
+        let chunks = |n: usize| -> Result<usize, String> {
+            let records = many.records(&many.stores[n], &keys, folder)?;
+            Ok(records.ids.len() - records.manifests.len())
+        };
+        std::thread::sleep(Duration::from_millis(2100));
+        let done = many.sandbox.run(&["stash"]).expect(&[0, 3])?;
+        let (edge, far) = (chunks(0)?, chunks(1)?);
+        if far == 0 || far >= edge || !done.stdout.contains("moved on to the next tier") {
+            return Err(format!("{edge} chunks on the edge, {far} on the far tier: {}", done.stdout));
+        }
+        if many.sandbox.run(&["stash"]).expect(&[0, 3])?.stdout.contains("moved on") {
+            return Err("what lies where it should moves again".into());
+        }
+        // Now all of it, by age.
+        many.sandbox.ok(&["config", "set", "policy.tier.edge.keep", "1s"])?;
+        std::thread::sleep(Duration::from_millis(2100));
+        let planned = many.sandbox.ok(&["policy", "plan"])?;
+        if !planned.stdout.contains("would be moved on") || chunks(1)? != far {
+            return Err(format!("a plan moves nothing, and says what would: {}", planned.stdout));
+        }
+        many.sandbox.run(&["stash"]).expect(&[0, 3])?;
+        if chunks(1)? < edge {
+            return Err(format!("{} of {edge} chunks on the far tier", chunks(1)?));
+        }
+        for _ in 0..3 {
+            many.sandbox.ok(&["gc", "--grace", "0s"])?;
+        }
+        if chunks(0)? != 0 {
+            return Err("the edge is not emptied".into());
+        }
+        many.count(1)?;
+        many.sandbox.ok(&["checkout", "."])?;
+        many.model.check_bytes()
+    });
+}
+
+#[test]
 fn gc_of_the_edge_keeps_what_the_far_tier_lacks() {
     passes(|| {
         let many = Many::new(2, 9, false)?;

@@ -9,6 +9,7 @@ use super::session::Session;
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::base::units::{count, duration, size};
+use crate::engine::aging::age;
 use crate::engine::policy::plan::{Plan, Sum, plan};
 use crate::engine::policy::{self, speed};
 use crate::model::policy::rules::{Fate, Policy};
@@ -52,11 +53,12 @@ pub fn run(session: &Session, command: &PolicyCommand) -> Result<()> {
             session.out.line(format!("{}: {rules}, no mistakes", file.display()))
         }
         PolicyCommand::Plan { paths } => {
-            let folder = session.read()?;
+            let mut folder = session.read()?;
             let mut plan = plan(&folder)?;
             let speed = speed::known(&folder.history)?;
             session.terminal.clear();
-            tell(session, &mut plan, speed, *paths)
+            tell(session, &mut plan, speed, *paths)?;
+            super::tier::tell_moved(session, &age(&mut folder, true, None)?, true)
         }
     }
 }

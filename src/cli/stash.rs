@@ -8,6 +8,7 @@ use super::policy;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
+use crate::engine::aging::age;
 use crate::engine::apply::apply;
 use crate::engine::config::NeedGuard;
 use crate::engine::folder::Folder;
@@ -62,10 +63,13 @@ fn by_policy(session: &Session, args: &StashArgs) -> Result<()> {
     if args.dry_run {
         let speed = speed::known(&folder.history)?;
         session.terminal.clear();
-        return policy::tell(session, &mut plan, speed, false);
+        policy::tell(session, &mut plan, speed, false)?;
+        return super::tier::tell_moved(session, &age(&mut folder, true, None)?, true);
     }
     let done = apply(&mut folder, &mut plan, args.copies)?;
     tell(session, false, &done.stats)?;
+    let moved = age(&mut folder, false, None)?;
+    super::tier::tell_moved(session, &moved, false)?;
     if done.used > 0 {
         session.out.line(format!("{} used meanwhile, kept here", count(done.used, "file")))?;
     }

@@ -239,6 +239,14 @@ pub fn tell_finding(session: &Session, finding: &Finding) -> Result<()> {
     }))
 }
 
+/// What moved on, or would, if anything.
+pub fn tell_moved(session: &Session, stats: &LevelStats, dry_run: bool) -> Result<()> {
+    match stats.moved.0 + stats.short.0 + stats.lost.0 {
+        0 => Ok(()),
+        _ => tell_level(session, stats, dry_run),
+    }
+}
+
 /// What was done, or would be.
 pub fn tell_level(session: &Session, stats: &LevelStats, dry_run: bool) -> Result<()> {
     session.terminal.clear();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::folder::Folder;
 use super::heal::good_copies;
 use super::manifests::{Asked, manifests};
+use super::policy::aging::Aging;
 use super::remotes::{Remote, Remotes};
 use super::targets::{self, Tier};
 use super::{behind, hold};
@@ -104,9 +105,7 @@ impl LevelStats {
 
 /// One content and where its records are.
 struct Content {
-    body: Body,
-    size: u64,
-    age: u64,
+    named: Named,
     /// First chunk: what placement goes by.
     key: RecordId,
     records: Vec<(RecordId, Kind)>,
@@ -124,8 +123,12 @@ pub fn level(
     options: LevelOptions,
     sink: &mut dyn FnMut(&Finding) -> Result<()>,
 ) -> Result<LevelStats> {
-    let tiers = targets::tiers(folder, remotes)?;
-    let bodies = bodies(folder)?;
+    let mut tiers = targets::tiers(folder, remotes)?;
+    let aging = if options.moves { Some(Aging::of(folder)?) } else { None };
+    for tier in &mut tiers {
+        tier.keep = tier.keep.or_else(|| aging.as_ref()?.keep(&tier.name));
+    }
+    let bodies = bodies(folder, aging.as_ref())?;
     folder.context.progress.stage("looking at contents", bodies.len() as u64, false);
     let mine = if options.dry_run { HashMap::new() } else { my_holds(folder, remotes)? };
     let opener = Opener::new(&folder.keys)?;
@@ -160,25 +163,39 @@ pub fn level(
     Ok(run.stats)
 }
 
-/// Every content that history names, with its size and how long ago it was used.
-fn bodies(folder: &Folder) -> Result<Vec<(Body, u64, u64)>> {
-    let mut used: HashMap<Body, i64> = HashMap::new();
+/// A content that history names.
+#[derive(Clone, Copy)]
+struct Named {
+    body: Body,
+    size: u64,
+    /// Seconds since it was used.
+    age: u64,
+    /// No tier before this one is for it.
+    nearest: usize,
+}
+
+/// Every content that history names.
+fn bodies(folder: &Folder, aging: Option<&Aging>) -> Result<Vec<Named>> {
+    let mut used: HashMap<Body, (i64, usize)> = HashMap::new();
+    let now = Time::now();
     if folder.tree.is_some() {
         folder.history.each_local(&RelPath::root(), &mut |row| {
             if let Some(body) = row.body {
-                let last = used.entry(body).or_insert(i64::MIN);
-                *last = (*last).max(row.ctime.secs).max(row.mtime.secs.min(row.ctime.secs));
+                let at = row.ctime.secs.max(row.mtime.secs.min(row.ctime.secs));
+                let tier = aging.map_or(0, |aging| aging.nearest(&row, at, now));
+                let (last, nearest) = used.entry(body).or_insert((i64::MIN, usize::MAX));
+                (*last, *nearest) = ((*last).max(at), (*nearest).min(tier));
             }
             Ok(())
         })?;
     }
-    let now = Time::now().secs;
     let (mut seen, mut all) = (HashSet::new(), Vec::new());
     folder.history.each_body(&mut |body, size| {
         if seen.insert(body) {
+            let known = used.get(&body);
             // What no file here has any more is old: only history keeps it.
-            let age = used.get(&body).map_or(u64::MAX, |last| now.saturating_sub(*last).max(0) as u64);
-            all.push((body, size, age));
+            let age = known.map_or(u64::MAX, |(last, _)| now.secs.saturating_sub(*last).max(0) as u64);
+            all.push(Named { body, size, age, nearest: known.map_or(0, |(_, nearest)| *nearest) });
         }
         Ok(())
     })?;
@@ -218,14 +235,14 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Finds the records of some contents, and who has them.
-    fn look(&mut self, batch: &[(Body, u64, u64)]) -> Result<Vec<Content>> {
+    fn look(&mut self, batch: &[Named]) -> Result<Vec<Content>> {
         let mut contents = Vec::with_capacity(batch.len());
-        let asked: Vec<Asked> = batch.iter().map(|(body, size, _)| (*body, *size)).collect();
+        let asked: Vec<Asked> = batch.iter().map(|named| (named.body, named.size)).collect();
         let found = manifests(self.remotes, &asked, &mut self.opener)?;
-        for ((body, size, age), manifest) in batch.iter().zip(found) {
+        for (named, manifest) in batch.iter().zip(found) {
             self.stats.contents += 1;
-            let mut records = vec![(body.id, body.kind)];
-            let mut key = body.id;
+            let mut records = vec![(named.body.id, named.body.kind)];
+            let mut key = named.body.id;
             let mut somewhere = true;
             if let Some(manifest) = manifest {
                 match manifest {
@@ -237,8 +254,7 @@ impl Run<'_> {
                     Err(_) => somewhere = false,
                 }
             }
-            let (body, size, age) = (*body, *size, *age);
-            contents.push(Content { body, size, age, key, records, has: Vec::new(), somewhere });
+            contents.push(Content { named: *named, key, records, has: Vec::new(), somewhere });
         }
         let ids: Vec<RecordId> = contents.iter().flat_map(|c| c.records.iter().map(|(id, _)| *id)).collect();
         let mut anywhere = vec![false; ids.len()];
@@ -270,13 +286,16 @@ impl Run<'_> {
         let is_whole = |t: usize| chunks().all(|n| !content.has[t][n].is_empty()) && content.somewhere;
         let whole = Members::of(self.tiers.len(), is_whole);
         let stays = placement::home(whole, &vec![None; keep.len()], 0);
-        let home = if self.options.moves { placement::home(whole, &keep, content.age) } else { stays };
+        let due = |Named { age, nearest, .. }: Named| placement::home(whole, &keep, age).max(nearest);
+        let home = if self.options.moves { due(content.named) } else { stays };
+        // A tier of which nothing can be reached takes nothing; later, then.
+        let home = if self.tiers[home].members.is_empty() { stays } else { home };
         let tier = &self.tiers[home];
         let copies = chunks().map(|n| tier.rule.domains(content.has[home][n])).min().unwrap_or(0);
         let wanted = tier.rule.copies;
         let mut finding = Finding {
-            body: content.body,
-            size: content.size,
+            body: content.named.body,
+            size: content.named.size,
             tier: tier.name.clone(),
             copies,
             wanted,
@@ -318,9 +337,9 @@ impl Run<'_> {
             self.stats.count(&finding);
             sink(&finding)?;
         }
-        if !self.options.dry_run && (copied || moves || self.held_elsewhere(content.body, home)) {
+        if !self.options.dry_run && (copied || moves || self.held_elsewhere(content.named.body, home)) {
             let records = content.records.iter().map(|(id, _)| *id).collect();
-            self.waiting.push((content.body, home, records));
+            self.waiting.push((content.named.body, home, records));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Promises that a verb calls down, returns values and prints nothing; that its order of durable
 //! steps, argued in its header, survives a crash at any instruction.
 
+pub mod aging;
 pub mod apply;
 pub mod behind;
 pub mod checkout;

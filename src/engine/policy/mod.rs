@@ -13,6 +13,7 @@ use crate::model::policy::pins::Pins;
 use crate::model::policy::rules::Policy;
 use crate::model::policy::shipped;
 
+pub mod aging;
 pub mod facts;
 pub mod plan;
 pub mod queue;
