@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::link::get::{self, Fetch};
@@ -20,8 +21,12 @@ use crate::store::{Bucket, names};
 
 /// Bytes that are asked for ahead of the one who takes them, by each open connection.
 const AHEAD: u64 = 16 << 20;
-/// Connections that one reader uses.
+/// Connections that one reader uses, unless the line is long.
 const READING: usize = 4;
+/// Round trip of a long line, in microseconds.
+const LONG: u64 = 10_000;
+/// An answer of so few bytes shows how long the line is.
+const SMALL: usize = 4 << 10;
 /// Requests that are made ahead.
 const AHEAD_COUNT: usize = 48;
 /// Deletions under way at once.
@@ -33,6 +38,8 @@ const BATCH: u64 = 16 << 20;
 pub struct RemoteBucket {
     name: String,
     links: Vec<Arc<Link>>,
+    /// The quickest answer so far, in microseconds; the largest number before the first.
+    trip: AtomicU64,
 }
 
 impl RemoteBucket {
@@ -47,7 +54,11 @@ impl RemoteBucket {
         timing: Timing,
     ) -> Self {
         let link = |_| Arc::new(Link::new(Arc::clone(&dial), folder, timing));
-        Self { name: name.into(), links: (0..sessions.max(1)).map(link).collect() }
+        Self {
+            name: name.into(),
+            links: (0..sessions.max(1)).map(link).collect(),
+            trip: AtomicU64::new(u64::MAX),
+        }
     }
 
     /// What the peer says about its store: one round trip.
@@ -89,7 +100,9 @@ impl RemoteBucket {
 
     /// Opens more connections in the background, where there is work for them.
     fn warm(&self, work: u64) {
-        let wanted = usize::try_from(work / AHEAD).unwrap_or(usize::MAX).min(READING);
+        let is_long = (LONG..u64::MAX).contains(&self.trip.load(Ordering::Relaxed));
+        let most = if is_long { self.links.len() } else { READING };
+        let wanted = usize::try_from(work / AHEAD).unwrap_or(usize::MAX).min(most);
         self.links.iter().take(wanted).for_each(Link::warm);
     }
 
@@ -131,7 +144,14 @@ impl Bucket for RemoteBucket {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         names::check(name)?;
-        self.named(Fetch::new(self.open_link(), name, range).finish())
+        let (link, since) = (self.open_link(), Instant::now());
+        let was_up = link.is_up();
+        let got = self.named(Fetch::new(link, name, range).finish())?;
+        if was_up && got.len() <= SMALL {
+            let took = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.trip.fetch_min(took, Ordering::Relaxed);
+        }
+        Ok(got)
     }
 
     /// Asks for several ranges before the first has come.

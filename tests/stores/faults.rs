@@ -1,6 +1,6 @@
 //! Reading from buckets that fail or lie.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ddr::base::error::Error;
 use ddr::format::seal::{Opener, Sealed};
@@ -65,23 +65,55 @@ fn unreadable_records_are_reported_one_by_one() {
     }
 }
 
+/// A bucket of which one area cannot be listed.
+struct Closed {
+    inner: MemoryBucket,
+    prefix: Mutex<Option<&'static str>>,
+}
+
+impl Bucket for Closed {
+    fn put(&self, name: &str, parts: &[&[u8]]) -> ddr::base::error::Result<()> {
+        self.inner.put(name, parts)
+    }
+
+    fn get(&self, name: &str, range: std::ops::Range<u64>) -> ddr::base::error::Result<Vec<u8>> {
+        self.inner.get(name, range)
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        sink: &mut dyn FnMut(&str, u64) -> ddr::base::error::Result<()>,
+    ) -> ddr::base::error::Result<()> {
+        match *self.prefix.lock().unwrap() == Some(prefix) {
+            true => Err(Error::io("listing", prefix, std::io::Error::from_raw_os_error(5))),
+            false => self.inner.list(prefix, sink),
+        }
+    }
+
+    fn delete(&self, name: &str) -> ddr::base::error::Result<()> {
+        self.inner.delete(name)
+    }
+}
+
 #[test]
 fn a_failed_listing_is_an_error_and_changes_nothing() {
     let (place, bucket) = memory();
     let record = chunk(1, 100);
     put_all(&place.open(), std::slice::from_ref(&record));
-    for nth in 4..=6 {
-        let fault = Fault { op: FaultOp::List, nth, what: What::Error };
-        let faulty = Arc::new(Faulty::new(bucket.clone(), vec![fault]));
-        let store = Packs::open("x", faulty, FOLDER, &keys(), &place.index()).unwrap();
+    for prefix in ["data/", "meta/", "gc/"] {
+        let sealed = Arc::new(Closed { inner: bucket.clone(), prefix: Mutex::default() });
+        let store = Packs::open("x", sealed.clone(), FOLDER, &keys(), &place.index()).unwrap();
         assert_eq!(store.has(&[record.id]).unwrap(), [true]);
-        if nth < 6 {
-            assert!(store.refresh().is_err(), "listing {nth}");
+        *sealed.prefix.lock().unwrap() = Some(prefix);
+        if prefix != "gc/" {
+            assert!(store.refresh().is_err(), "{prefix}");
         } else {
             // The marks cannot be read: who knows what is condemned?
             assert_eq!(store.refresh().unwrap().damaged.len(), 1);
             assert!(store.has(&[record.id]).is_err());
         }
+        *sealed.prefix.lock().unwrap() = None;
         assert_reads_back(&store, std::slice::from_ref(&record));
         assert_eq!(store.refresh().unwrap().vanished_packs, 0);
         assert_eq!(store.has(&[record.id]).unwrap(), [true]);
