@@ -2,7 +2,7 @@
 //!
 //! Promises that nothing it does differs from a command that a user could type, that it has a folder's
 //! lock only while it works and gives way to any command that waits for it, and that a stop at any moment
-//! loses nothing. What is due when, [`triggers`] decides; what happened in the tree, [`seen`] keeps.
+//! loses nothing. What is due when, `triggers` decides; what happened in the tree, `seen` keeps.
 
 pub mod clock;
 pub mod log;

@@ -10,6 +10,7 @@ use super::triggers::Every;
 use crate::base::error::Result;
 use crate::engine::config::RemoteConfig;
 use crate::engine::folder::{Access, Context, Folder};
+use crate::engine::policy::aging::Aging;
 use crate::engine::policy::{self, facts::disk_room};
 use crate::model::policy::doc::Do;
 use crate::model::policy::value::{Age, Vessel};
@@ -61,7 +62,7 @@ impl Settings {
         let has_stores = !config.remote.is_empty();
         let only = |yes: bool, period: Duration| yes.then_some(period);
         let stashes = policy.iter().flat_map(|p| &p.rules).any(|rule| rule.act == Do::Stash);
-        let keeps = config.tier.iter().any(|tier| tier.keep.is_some());
+        let keeps = Aging::of(&folder)?.moves(&folder);
         let scrub = daemon.scrub()?;
         let rescan = or(daemon.rescan, RESCAN);
         let every = Every {
