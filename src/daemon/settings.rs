@@ -62,7 +62,7 @@ impl Settings {
         let has_stores = !config.remote.is_empty();
         let only = |yes: bool, period: Duration| yes.then_some(period);
         let stashes = policy.iter().flat_map(|p| &p.rules).any(|rule| rule.act == Do::Stash);
-        let keeps = Aging::of(&folder)?.moves(&folder);
+        let keeps = Aging::of(&folder).is_ok_and(|aging| aging.moves(&folder));
         let scrub = daemon.scrub()?;
         let rescan = or(daemon.rescan, RESCAN);
         let every = Every {
