@@ -13,4 +13,5 @@ mod prompt;
 mod restored;
 mod special;
 mod stopped;
+mod tiers;
 mod two;
