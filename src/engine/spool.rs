@@ -1,9 +1,10 @@
 //! Paths set aside on disk between two passes, so that no list of all files is held in memory.
 //!
-//! Promises to give back what was put, in order; the file has no name and goes with the handle.
+//! Promises to give back what was put, in order; the file has no name and goes with the handle. Short
+//! lists stay in memory, so that a full disk can be relieved.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,8 +15,12 @@ use crate::base::path::RelPath;
 /// Bytes before each path: size, length.
 const HEAD: usize = 10;
 
+/// Bytes up to which a list stays in memory.
+const IN_MEMORY: usize = 1 << 20;
+
 /// A list of paths with their sizes, being written.
 pub struct Spool {
+    // Nothing is written before the buffer is full.
     out: BufWriter<File>,
     /// How many were put.
     pub count: u64,
@@ -24,7 +29,7 @@ pub struct Spool {
 impl Spool {
     /// Starts an empty list on the file system of `dir`.
     pub fn new(dir: &Path) -> Result<Self> {
-        Ok(Self { out: BufWriter::with_capacity(1 << 16, unnamed(dir)?), count: 0 })
+        Ok(Self { out: BufWriter::with_capacity(IN_MEMORY, unnamed(dir)?), count: 0 })
     }
 
     /// Adds a path with a size.
@@ -43,9 +48,11 @@ impl Spool {
     /// Reads the list from its start.
     pub fn read(self) -> Result<impl Iterator<Item = Result<(u64, RelPath)>>> {
         let fail = |e| Error::io("reading", "a temporary list", e);
-        let mut file = self.out.into_inner().map_err(|e| fail(e.into_error()))?;
+        let (mut file, buffer) = self.out.into_parts();
+        // A panic within a write is the only way to lose it.
+        let rest = buffer.map_err(|_| fail(std::io::Error::other("a write was cut short")))?;
         file.rewind().map_err(fail)?;
-        let mut input = BufReader::with_capacity(1 << 16, file);
+        let mut input = BufReader::with_capacity(1 << 16, file.chain(Cursor::new(rest)));
         let mut left = self.count;
         Ok(std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
@@ -101,5 +108,18 @@ mod tests {
         }
         let back: Vec<_> = spool.read().expect("read").map(|r| r.expect("item").1).collect();
         assert_eq!(back, paths);
+    }
+
+    #[test]
+    fn a_short_list_needs_no_disk_and_a_long_one_not_much_memory() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (count, on_disk) in [(1000, false), (100_000, true)] {
+            let mut spool = Spool::new(dir.path()).expect("spool");
+            let path = RelPath::new("a/path/of/some/length").expect("valid");
+            (0..count).for_each(|i| spool.put(i, &path).expect("put"));
+            assert_eq!(spool.out.get_ref().metadata().expect("stat").len() > 0, on_disk);
+            let sizes = spool.read().expect("read").map(|item| item.expect("item").0);
+            assert!(sizes.eq(0..count));
+        }
     }
 }
