@@ -40,6 +40,8 @@ pub struct Settings {
     pub manners: Manners,
 }
 
+/// How many filled files may wait to be made durable: each holds a descriptor.
+const UNSETTLED: usize = 32;
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -169,7 +171,14 @@ impl Worker {
         };
         let beside = job.file.try_clone().ok();
         if let Recalled::Filled(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
-            lock(&self.filled).push(filled);
+            let waiting = {
+                let mut all = lock(&self.filled);
+                all.push(filled);
+                all.len()
+            };
+            if waiting >= UNSETTLED {
+                self.settle_now();
+            }
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
         lock(&self.loud).remove(&inode);
@@ -204,9 +213,14 @@ impl Worker {
     fn settle_all(&self) {
         loop {
             std::thread::sleep(SETTLE);
-            if let Err(e) = self.settle() {
-                eprintln!("ddr: {e}");
-            }
+            self.settle_now();
+        }
+    }
+
+    fn settle_now(&self) {
+        if let Err(e) = self.settle() {
+            // What keeps its mark is mended by it.
+            eprintln!("ddr: {e}");
         }
     }
 

@@ -96,7 +96,7 @@ fn a_store_that_was_away_and_one_that_is_lost() {
          ddr remote list
          ddr checkout",
     );
-    insta::assert_snapshot!(said, @r"
+    insta::assert_snapshot!(said, @"
     $ ddr remote add disk2 ../../store2 --init --same-disk
     added remote disk2: /r/store2
     Next: ddr stash PATH places files there and frees their space here
@@ -116,6 +116,7 @@ fn a_store_that_was_away_and_one_that_is_lost() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     store disk3: offline: /r/store3 does not exist (is its disk mounted?), missed up to 6 contents (376.0 KiB)
     $ mv ../../away ../../store3
@@ -124,6 +125,7 @@ fn a_store_that_was_away_and_one_that_is_lost() {
     $ ddr status
     nothing changed since the last commit
     folder: 3 files, 2 stubs; <n> of 376.0 KiB local
+    on-demand access is off: no guard runs (sudo ddr guard DIR)
     store disk2: online, <n> free
     store disk3: online, <n> free
     $ ddr whereis report.txt

@@ -174,7 +174,8 @@ fn without_room_on_the_disk_an_opener_is_told_so_and_nothing_is_lost() {
         for size in sizes {
             let error = std::fs::read(guarded.at(size.to_string())).map(|seen| seen.len());
             let error = error.expect_err("there is no room");
-            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{size} on {kind}: {error}");
+            let said = guarded.guard().said();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{size} on {kind}: {error}; {said:?}");
         }
         std::fs::remove_file(filler).unwrap();
         for size in sizes {
