@@ -128,6 +128,7 @@ fn guard_text(program: &str, folders: &str) -> String {
 [Unit]
 Description=ddr guard: opening a stub brings its content back
 After=local-fs.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -135,9 +136,8 @@ ExecStart={program} guard {folders}
 Restart=always
 RestartSec=100ms
 FileDescriptorStoreMax=16
-FileDescriptorStorePreserve=yes
+FileDescriptorStorePreserve=restart
 OOMScoreAdjust=-900
-UMask=0077
 
 [Install]
 WantedBy=multi-user.target

@@ -28,6 +28,8 @@ pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Option<Arc<Gua
 pub struct Held {
     guard: Option<Arc<Guard>>,
     inodes: Vec<Option<(u64, u64)>>,
+    /// Of those that are there, which were not guarded before.
+    news: Vec<bool>,
 }
 
 impl Held {
@@ -37,8 +39,10 @@ impl Held {
         tree: &Root,
         paths: impl Iterator<Item = &'p RelPath>,
     ) -> Result<Self> {
-        let Some(guard) = guard else { return Ok(Self { guard: None, inodes: Vec::new() }) };
-        let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new() };
+        let Some(guard) = guard else {
+            return Ok(Self { guard: None, inodes: Vec::new(), news: Vec::new() });
+        };
+        let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new(), news: Vec::new() };
         // Few descriptors at a time.
         let mut files: Vec<OwnedFd> = Vec::new();
         for path in paths {
@@ -47,11 +51,17 @@ impl Held {
             held.inodes.push(stat.map(|stat| (stat.st_dev, stat.st_ino)));
             files.extend(file);
             if files.len() == crate::local::guard::MOST_FDS {
-                guard.hold(&std::mem::take(&mut files))?;
+                held.news.extend(guard.hold(&std::mem::take(&mut files))?);
             }
         }
-        guard.hold(&files)?;
+        held.news.extend(guard.hold(&files)?);
         Ok(held)
+    }
+
+    /// Whether a file was guarded before, and so is (or was) a stub of its own right.
+    pub fn was_guarded(&self, i: usize) -> bool {
+        let before = self.inodes.iter().take(i).flatten().count();
+        self.inodes.get(i).is_some_and(Option::is_some) && self.news.get(before) == Some(&false)
     }
 
     /// Whether openers wait at the guard.

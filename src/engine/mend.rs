@@ -21,15 +21,16 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
-use crate::format::stub::{MarkState, looks_like_stub};
+use crate::format::stub::{StubHead, looks_like_stub};
+use crate::history::LocalRow;
 use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
-use crate::local::inspect::{first_block, marked};
+use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
 use crate::local::mend::{Verdict, judge, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
-use crate::local::stat::FileType;
+use crate::local::stat::{FileType, Stat};
 use crate::model::residency::Residency;
 
 /// What mending did.
@@ -65,7 +66,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         folder.context.progress.note("mended: took over what an interrupted rebuild had set aside");
     }
     let pending = intent::pending(&folder.intents())?;
-    let left = trace::left(&folder.dir)?;
+    let (left, _claim) = trace::claim(&folder.dir)?;
     if pending.is_empty() && left == Left::Nothing {
         return Ok(stats);
     }
@@ -121,28 +122,56 @@ pub fn sweep(
     }
     let mut found = Vec::new();
     survey(folder, paths, &mut |item| {
-        let row = item.row.filter(|row| item.change != Change::Same && row.residency == Residency::Stub);
-        found.extend(row.map(|row| (item.path, row)));
+        let stat = item.stat.filter(|stat| stat.kind == FileType::File && item.change != Change::Same);
+        // Without a row it was renamed since, or is a copy that was never recorded.
+        let is_one = item.row.as_ref().is_none_or(|row| row.residency == Residency::Stub);
+        found.extend(stat.filter(|_| is_one).map(|stat| (item.path, stat, item.row)));
         Ok(())
     })?;
+    let tree = folder.tree()?;
+    // What is whole in memory becomes so on the disk before a mark goes.
+    crate::disk::sync_fs(tree, tree.path())?;
     let mut settled = true;
-    for (path, row) in found {
+    for (path, stat, row) in found {
         folder.context.cancel.check()?;
-        let Ok(file) = folder.tree()?.open_file(&path, Access::Read) else { continue };
-        let Some(mark) = marked(&file)?.filter(|mark| mark.state == MarkState::Filling) else { continue };
-        let head = head_of(folder.id, &row).filter(|head| head.body.id == mark.body);
-        if left == Left::ThisMount && !looks_like_stub(&first_block(&file)?) {
-            clear_mark(&file)?;
-            stats.whole += 1;
-        } else if let Some(head) = head {
-            let item = Item { path: path.clone(), head, mode: row.mode, ino: Some(row.ino) };
-            drop(file);
-            let held = Held::take(guard, folder.tree()?, std::iter::once(&path))?;
-            let known = Known { task: Task::Fill, item: &item, held: held.is_guarded() };
-            settled &= try_one(folder, remotes, known, &path, stats);
-        }
+        let mended = sweep_one(folder, remotes, (&path, &stat, row.as_ref()), left, guard, stats);
+        settled &= mended.unwrap_or_else(|e| {
+            stats.waiting.insert(path.clone());
+            report(folder.context.progress.as_ref(), &path, e);
+            false
+        });
     }
+    crate::disk::sync_fs(tree, tree.path())?;
     Ok(settled)
+}
+
+fn sweep_one(
+    folder: &Folder,
+    remotes: &Remotes,
+    (path, stat, row): (&RelPath, &Stat, Option<&LocalRow>),
+    left: Left,
+    guard: Option<&Arc<Guard>>,
+    stats: &mut MendStats,
+) -> Result<bool> {
+    let tree = folder.tree()?;
+    let Ok(file) = tree.open_file(path, Access::Read) else { return Ok(true) };
+    let State::Filling(mark) = inspect(&file, stat, &folder.keys, folder.id)? else { return Ok(true) };
+    let block = first_block(&file)?;
+    if left == Left::ThisMount && !looks_like_stub(&block) {
+        clear_mark(&file)?;
+        stats.whole += 1;
+        return Ok(true);
+    }
+    let known = row.and_then(|row| head_of(folder.id, row)).filter(|head| head.body.id == mark.body);
+    let Some(head) = known.or_else(|| StubHead::decode(&block, &folder.keys, folder.id).ok()) else {
+        return Ok(true);
+    };
+    let item =
+        Item { path: path.clone(), head, mode: row.map_or(stat.mode, |row| row.mode), ino: Some(stat.ino) };
+    drop(file);
+    let held = Held::take(guard, tree, std::iter::once(path))?;
+    let known = Known { task: Task::Fill, item: &item, held: held.is_guarded() };
+    Ok(try_one(folder, remotes, known, path, stats))
 }
 
 /// Whether a path still names this inode. What cannot be looked at is not looked for either.

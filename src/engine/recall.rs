@@ -87,11 +87,13 @@ impl Recaller {
         // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
         // after, and it is us who look after them.
         let guard = folder.guard.take();
-        let (all, left) = ([RelPath::root()], trace::left(dir)?);
+        let all = [RelPath::root()];
+        let (left, claim) = trace::claim(dir)?;
         let mut stats = MendStats::default();
         if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut stats)? {
             trace::clear(dir)?;
         }
+        drop(claim);
         let trace = Trace::leave(dir)?;
         Ok(Self {
             guard,
@@ -197,11 +199,15 @@ impl Recaller {
             progress,
             holes: OnceLock::new(),
             filling: RwLock::new(None),
-            done: Mutex::new((0, Ok(()))),
+            done: Mutex::new((0, Err(Error::Interrupted))),
         };
         let wanted = [Wanted { body: Some(head.body), size: head.size }];
         let fetched = fetch(remotes, &self.keys, &self.context.cancel, &wanted, &sink);
-        sink.end().and(fetched)
+        match (sink.end(), fetched) {
+            // Why it never came to an end.
+            (Err(Error::Interrupted), Err(e)) => Err(e),
+            (end, fetched) => end.and(fetched),
+        }
     }
 
     fn remotes(&self) -> Arc<Remotes> {
@@ -357,7 +363,9 @@ impl Sink for One<'_> {
 
     fn whole(&self, _: usize, holes: &[(u64, u64)]) -> Result<()> {
         self.begin()?;
-        self.take().map_or(Ok(()), |filling| filling.finish_marked(holes).map(|_| ()))
+        self.take().map_or(Ok(()), |filling| filling.finish_marked(holes).map(|_| ()))?;
+        lock(&self.done).1 = Ok(());
+        Ok(())
     }
 
     fn failed(&self, _: usize, error: Error) {

@@ -488,6 +488,8 @@ impl Freeing {
             .iter()
             .filter(|(_, result)| result.as_ref().is_err_and(|e| !may_be_half_way(e)))
             .map(|(i, _)| *i)
+            // Another stub may lie there by now.
+            .filter(|i| !held.was_guarded(*i))
             .collect();
         held.release(|i| !whole.contains(&i))?;
         crate::disk::sync_fs(s.tree.as_ref(), s.tree.path())?;

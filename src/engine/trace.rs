@@ -41,17 +41,23 @@ fn path_in(dir: &Path) -> PathBuf {
 
 /// What a worker that is no more left; `Nothing` also while one is at work.
 pub fn left(dir: &Path) -> Result<Left> {
+    claim(dir).map(|(left, _)| left)
+}
+
+/// The same, and what keeps others from mending it, and a new worker from beginning, as long as it is held.
+pub fn claim(dir: &Path) -> Result<(Left, Option<File>)> {
     let path = path_in(dir);
     let mut file = match File::open(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Left::Nothing),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Left::Nothing, None)),
         other => other.map_err(|e| Error::io("opening", &path, e))?,
     };
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(Left::Nothing);
+        return Ok((Left::Nothing, None));
     }
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|e| Error::io("reading", &path, e))?;
-    Ok(if mount(&file).is_some_and(|now| now == text) { Left::ThisMount } else { Left::EarlierMount })
+    let left = if mount(&file).is_some_and(|now| now == text) { Left::ThisMount } else { Left::EarlierMount };
+    Ok((left, Some(file)))
 }
 
 /// Everything that was left has been mended.

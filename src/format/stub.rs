@@ -139,6 +139,9 @@ pub struct InodeMark {
     pub body: RecordId,
     /// Modification time to restore when filled.
     pub mtime: Time,
+    /// Low half of the number of the inode that is being filled: copied along with a file that was full
+    /// already, the mark says nothing about the copy. 0 in a stub's mark.
+    pub inode: u32,
 }
 
 impl InodeMark {
@@ -146,10 +149,10 @@ impl InodeMark {
     pub fn of(head: &StubHead, state: MarkState) -> Self {
         let mut folder = [0; 12];
         folder.copy_from_slice(&head.folder.0[..12]);
-        Self { state, kind: head.body.kind, folder, body: head.body.id, mtime: head.mtime }
+        Self { state, kind: head.body.kind, folder, body: head.body.id, mtime: head.mtime, inode: 0 }
     }
 
-    /// Version, state, kind, 0; folder 12; body 32; seconds 8; nanoseconds 4; zeros 4.
+    /// Version, state, kind, 0; folder 12; body 32; seconds 8; nanoseconds 4; inode 4.
     pub fn encode(&self) -> [u8; 64] {
         let mut out = [0u8; 64];
         out[0] = 1;
@@ -162,6 +165,7 @@ impl InodeMark {
         out[16..48].copy_from_slice(&self.body.0);
         out[48..56].copy_from_slice(&self.mtime.secs.to_le_bytes());
         out[56..60].copy_from_slice(&self.mtime.nanos.to_le_bytes());
+        out[60..64].copy_from_slice(&self.inode.to_le_bytes());
         out
     }
 
@@ -183,11 +187,12 @@ impl InodeMark {
         let body = RecordId(r.array()?);
         let secs = i64::from_le_bytes(r.array()?);
         let nanos = r.u32()?;
-        if zero != 0 || r.u32()? != 0 || nanos >= 1_000_000_000 {
+        let inode = r.u32()?;
+        if zero != 0 || nanos >= 1_000_000_000 {
             return Err(bad("fields out of range"));
         }
         r.end()?;
-        Ok(Self { state, kind, folder, body, mtime: Time { secs, nanos } })
+        Ok(Self { state, kind, folder, body, mtime: Time { secs, nanos }, inode })
     }
 }
 

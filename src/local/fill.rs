@@ -66,7 +66,11 @@ impl Filling {
             State::Odd(why) => return Err(Error::Refused(why)),
             _ => return Err(Error::Changed("it is now the stub of another content".into())),
         }
-        let mark = InodeMark { mtime: held.stat.mtime, ..InodeMark::of(head, MarkState::Filling) };
+        let mark = InodeMark {
+            mtime: held.stat.mtime,
+            inode: held.stat.ino as u32,
+            ..InodeMark::of(head, MarkState::Filling)
+        };
         match held.mark(&mark) {
             // Without attributes the intent alone explains the file.
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
@@ -169,7 +173,7 @@ impl Filling {
         self.held.write(&self.header, 0)?;
         punch_tail(&self.held.file, self.held.stat.size, &self.held.path)?;
         self.held.settle(self.mark.mtime)?;
-        let mark = InodeMark { state: MarkState::Stub, ..self.mark };
+        let mark = InodeMark { state: MarkState::Stub, inode: 0, ..self.mark };
         match self.held.mark(&mark) {
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
             _ => Ok(()),

@@ -202,8 +202,9 @@ impl Guard {
     }
 
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
-    pub fn hold(&self, files: &[OwnedFd]) -> Result<()> {
-        self.mark_as(files, 1).map(|_| ())
+    /// Yields which were not guarded before.
+    pub fn hold(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
+        self.mark_as(files, 1)
     }
 
     /// Marks files that are stubs already; which of them are newly guarded.

@@ -67,7 +67,9 @@ fn judge(
     folder: FolderId,
 ) -> Result<State> {
     let odd = |why: &str| Ok(State::Odd(why.to_string()));
-    if let Some(mark) = mark.filter(|mark| mark.state == MarkState::Filling) {
+    // One that names another inode came along with a copy of a file that was full already.
+    let here = |mark: &InodeMark| mark.inode == 0 || mark.inode == stat.ino as u32;
+    if let Some(mark) = mark.filter(|mark| mark.state == MarkState::Filling && here(mark)) {
         return Ok(State::Filling(mark));
     }
     if stub::looks_like_stub(block) {

@@ -266,7 +266,8 @@ fn restored_mtime(held: &Exclusive, head: &StubHead) -> Result<crate::base::unit
 /// other difference from `mode` is the user's. Comes before [`judge`], since it moves the ctime.
 pub fn restore_mode(root: &Root, path: &RelPath, mode: u16) -> Result<()> {
     let Some(stat) = root.stat(path)?.filter(|s| s.kind == FileType::File) else { return Ok(()) };
-    if stat.mode == mode || stat.mode != mode | 0o200 {
+    let lent = [mode | 0o200, mode | 0o600];
+    if stat.mode == mode || !lent.contains(&stat.mode) {
         return Ok(());
     }
     let file = root.open_file(path, Access::Read)?;

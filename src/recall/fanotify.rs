@@ -50,8 +50,10 @@ impl Group {
     pub fn adopt(fd: OwnedFd, accesses: bool) -> Self {
         let group = Self { fd, pre_access: accesses };
         for number in 0..65_536 {
-            // Numbers that wait for nothing are refused.
-            let _ = group.write(number, deny(libc::EIO));
+            // Numbers that wait for nothing are refused; before 6.14 there is no errno to choose.
+            if group.write(number, deny(libc::EIO)).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
+                let _ = group.write(number, libc::FAN_DENY);
+            }
         }
         group
     }

@@ -79,7 +79,7 @@ struct State {
     strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
-    processes: HashMap<Client, i32>,
+    processes: HashMap<Client, Peer>,
 }
 
 /// The other end of a connection.
@@ -137,10 +137,10 @@ impl Guard {
     }
 
     fn opened(&self, event: Event) {
-        let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.allow_at_once(event) };
+        let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
         let inode = inode_of(&stat);
         let mut state = self.state();
-        if state.processes.values().any(|process| belongs(event.thread, *process)) {
+        if state.processes.values().any(|peer| is_of(event.thread, *peer)) {
             return self.group.allow_at_once(event);
         }
         // Who throws the content away need not wait for it, unless it is on its way already.
@@ -279,7 +279,7 @@ impl Guard {
     /// Serves one connection until it ends, and lets go what it held.
     pub fn serve(&self, socket: &Arc<OwnedFd>, peer: Peer) {
         let client = self.clients.fetch_add(1, Ordering::Relaxed);
-        self.state().processes.insert(client, peer.process);
+        self.state().processes.insert(client, peer);
         let mut home = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
             let hello = frame.verb == Verb::Hello;
@@ -321,7 +321,6 @@ impl Guard {
                 let root = files.into_iter().next();
                 let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
                 state.workers.insert(home, Worker { socket, root });
-                state.served.insert(home);
                 let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
                 None
@@ -361,13 +360,14 @@ impl Guard {
                 None
             }
             Verb::Ready if peer.worker => {
+                state.served.insert((peer.user, frame.folder));
                 eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
                 state.ready.insert((peer.user, frame.folder));
                 self.introduce(&mut state);
                 None
             }
             Verb::List => {
-                self.list(&state, peer).iter().try_for_each(|row| send(socket.as_fd(), row, &[])).ok()?;
+                self.list(&state, peer).iter().try_for_each(|row| try_send(socket.as_fd(), row, &[])).ok();
                 Some(done)
             }
             Verb::Cancel => {
@@ -494,6 +494,11 @@ fn may(peer: Peer, owner: u32) -> bool {
 /// Whether a client's stubs may be filled by a worker of this user.
 fn may_serve(peer: Peer, worker: u32) -> bool {
     peer.user == 0 || peer.user == worker
+}
+
+/// Whether a thread is one of a ddr process of ours: of its process, and still of its user.
+fn is_of(thread: i32, peer: Peer) -> bool {
+    belongs(thread, peer.process) && (peer.user == 0 || Opener::of(thread).user == peer.user)
 }
 
 /// Whether a truncating opener has done it, or failed. A thread that is computing does not tell where;

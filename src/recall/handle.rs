@@ -31,7 +31,10 @@ pub fn reopen(file: impl AsFd, root: &OwnedFd) -> Option<OwnedFd> {
     // SAFETY: the handle just filled in.
     let fd = unsafe { libc::open_by_handle_at(root.as_raw_fd(), pointer, libc::O_PATH | libc::O_CLOEXEC) };
     // SAFETY: a new descriptor that nobody else owns.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    let found = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })?;
+    // The root is the worker's word: what it leads to must be the very same file.
+    let (there, here) = (rustix::fs::fstat(&found).ok()?, rustix::fs::fstat(&file).ok()?);
+    ((there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)).then_some(found)
 }
 
 #[cfg(test)]

@@ -98,6 +98,11 @@ impl Queue {
         self.lock().tickets.get(&inode).cloned().unwrap_or_default()
     }
 
+    /// Whether nothing is taken any more.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Nothing is taken any more.
     pub fn close(&self) {
         self.lock().closed = true;

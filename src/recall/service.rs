@@ -35,7 +35,14 @@ impl Charge {
     /// The folder with its root here.
     pub fn new(root: PathBuf) -> Result<Self> {
         let root = root.canonicalize().map_err(|e| Error::io("finding", &root, e))?;
-        let meta = std::fs::metadata(root.join(".ddr")).map_err(|e| Error::io("inspecting", &root, e))?;
+        let look =
+            |path: PathBuf| std::fs::symlink_metadata(&path).map_err(|e| Error::io("inspecting", path, e));
+        let (meta, above) = (look(root.join(".ddr"))?, look(root.clone())?);
+        let file = look(root.join(".ddr/folder.toml"))?;
+        // Its worker runs as that user, on what lies there.
+        if !meta.is_dir() || !file.is_file() || meta.uid() != above.uid() || meta.uid() != file.uid() {
+            return Err(Error::Refused(format!("{} and its .ddr are not of one user", root.display())));
+        }
         Ok(Self { root, user: meta.uid(), group: meta.gid() })
     }
 
@@ -46,14 +53,17 @@ impl Charge {
         command.env_remove("NOTIFY_SOCKET");
         if self.user != rustix::process::geteuid().as_raw() {
             command.uid(self.user).gid(self.group);
-            for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
-                command.env_remove(name);
-            }
+            let kept = ["PATH", "LANG", "LC_ALL", "DDR_GUARD_SOCKET", "DDR_FAULT"];
+            let kept = kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+            command.env_clear().envs(kept.collect::<Vec<_>>());
             if let Some(home) = home_of(self.user) {
                 command.env("HOME", home);
             }
         }
-        command.spawn()
+        let child = command.spawn()?;
+        // A guard that is not to be killed for memory starts workers that are.
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0");
+        Ok(child)
     }
 }
 
@@ -89,6 +99,9 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let left = guard.close();
+    // Nobody would read it.
+    let _ =
+        sd_notify::notify(&[sd_notify::NotifyState::FdStoreRemove, sd_notify::NotifyState::FdName("group")]);
     // Only ours: a newer guard may listen there by now.
     let _ = std::fs::remove_file(&options.socket);
     if left > 0 {
@@ -99,7 +112,8 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
 
 fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
     let guard = Arc::clone(guard);
-    drop(std::thread::spawn(move || run(&guard)));
+    // Without a thread the connection just ends.
+    drop(std::thread::Builder::new().spawn(move || run(&guard)));
 }
 
 /// The group that the service manager kept for us (`true`), or a new one.
@@ -128,8 +142,10 @@ fn keep(guard: &Guard) {
 
 fn listener(path: &Path) -> Result<OwnedFd> {
     let fail = |e: rustix::io::Errno| Error::io("listening at", path, e);
-    if let Some(dir) = path.parent() {
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
+        // Whatever the service's mask: every user's worker connects here.
+        rustix::fs::chmod(dir, rustix::fs::Mode::from_raw_mode(0o755)).map_err(fail)?;
     }
     let flags = SocketFlags::CLOEXEC;
     let open = || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(fail);

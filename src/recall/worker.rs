@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ struct Worker {
     start: Instant,
     filled: Mutex<Vec<Filled>>,
     settling: Mutex<()>,
+    /// Whether a file that was filled may still carry its mark.
+    failed: AtomicBool,
     /// The self-test at work.
     probe: Mutex<Option<Arc<Probe>>>,
     /// Paths to be fetched before anybody asks.
@@ -77,6 +80,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         start: Instant::now(),
         filled: Mutex::default(),
         settling: Mutex::default(),
+        failed: AtomicBool::new(false),
         probe: Mutex::default(),
         ahead: Mutex::default(),
         loud: Mutex::default(),
@@ -88,12 +92,12 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || run(&worker))
     };
-    let threads: Vec<_> = (0..parallel).map(|_| spawn(Worker::fill_all)).collect();
+    let mut threads: Vec<_> = (0..parallel).map(|_| spawn(Worker::fill_all)).collect();
+    if lock(&worker.settings).ahead > 0 {
+        threads.push(spawn(Worker::fetch_ahead));
+    }
     // These end with the process.
     drop(spawn(Worker::settle_all));
-    if lock(&worker.settings).ahead > 0 {
-        drop(spawn(Worker::fetch_ahead));
-    }
     drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         match files.into_iter().next() {
@@ -106,7 +110,9 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     worker.queue.close();
     threads.into_iter().for_each(|thread| drop(thread.join()));
     worker.settle()?;
-    worker.recaller.end();
+    if !worker.failed.load(Ordering::Relaxed) {
+        worker.recaller.end();
+    }
     Ok(())
 }
 
@@ -195,7 +201,7 @@ impl Worker {
 
     /// Fetches what may be wanted next, while nobody waits for anything.
     fn fetch_ahead(&self) {
-        loop {
+        while !self.queue.is_closed() {
             std::thread::sleep(Duration::from_millis(20));
             if !self.queue.is_idle() {
                 continue;
@@ -219,7 +225,8 @@ impl Worker {
 
     fn settle_now(&self) {
         if let Err(e) = self.settle() {
-            // What keeps its mark is mended by it.
+            // What keeps its mark is mended by it, since the trace stays.
+            self.failed.store(true, Ordering::Relaxed);
             eprintln!("ddr: {e}");
         }
     }

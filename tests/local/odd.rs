@@ -105,6 +105,13 @@ fn marks(case: &Case) {
     rustix::fs::fsetxattr(&file, XATTR, &mark, XattrFlags::empty()).expect("marked");
     scribble(&path, &bytes(4096, 1), 0);
     assert!(matches!(case.inspect("half"), State::Filling(_)));
+    // The mark of another inode came along with a copy: it says nothing.
+    let ino = std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("stat")) as u32;
+    for (inode, filling) in [(ino, true), (ino + 1, false)] {
+        let mark = InodeMark { inode, ..InodeMark::of(&head, MarkState::Filling) }.encode();
+        rustix::fs::fsetxattr(&file, XATTR, &mark, XattrFlags::empty()).expect("marked");
+        assert_eq!(matches!(case.inspect("half"), State::Filling(_)), filling);
+    }
     clear_mark(&file).expect("cleared");
     clear_mark(&file).expect("nothing to clear");
     assert_eq!(case.inspect("half"), State::Full);
