@@ -23,7 +23,10 @@ pub fn run(session: &Session, args: &RecallsArgs) -> Result<()> {
     let guard = folder.guard.as_deref().filter(|guard| guard.serves()).ok_or_else(off)?;
     match args.cancel {
         Some(number) => cancel(guard, number),
-        None => list(session, &guard.waiting()?),
+        None => {
+            let (waiting, all) = guard.waiting()?;
+            list(session, &waiting, all)
+        }
     }
 }
 
@@ -31,7 +34,7 @@ fn cancel(guard: &Guard, number: u64) -> Result<()> {
     guard.cancel(number).map_err(|_| Error::Missing(format!("recall {number}")))
 }
 
-fn list(session: &Session, waiting: &[Frame]) -> Result<()> {
+fn list(session: &Session, waiting: &[Frame], all: u64) -> Result<()> {
     if waiting.is_empty() && !session.out.is_json() {
         return session.out.line("nobody waits for a stub");
     }
@@ -52,5 +55,9 @@ fn list(session: &Session, waiting: &[Frame]) -> Result<()> {
         let far = format!("{} of {}", size(frame.number), size(frame.other));
         rows.push(vec![frame.ticket.to_string(), program.into(), frame.code.to_string(), far, path.into()]);
     }
-    table(&rows, &[0, 2]).into_iter().try_for_each(|line| session.out.answer(line))
+    table(&rows, &[0, 2]).into_iter().try_for_each(|line| session.out.answer(line))?;
+    match all.saturating_sub(waiting.len() as u64) {
+        0 => Ok(()),
+        more => session.out.line(format!("and {more} more")),
+    }
 }

@@ -10,6 +10,7 @@ use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::units::Time;
 use crate::format::mark::Instant;
+use crate::peer::machine;
 
 /// The wall clock may be set by so many seconds without anybody caring.
 const SLACK: i64 = 3600;
@@ -20,11 +21,9 @@ const LOOKED: &str = "clock";
 const JUMPED: &str = "clock jumped";
 
 /// The clocks now.
-pub fn instant() -> Result<Instant> {
+pub fn instant() -> Instant {
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec as u64;
-    let path = "/proc/sys/kernel/random/boot_id";
-    let boot = std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, e))?;
-    Ok(Instant { wall: Time::now(), uptime, boot: boot.trim().into() })
+    Instant { wall: Time::now(), uptime, boot: machine::boot() }
 }
 
 /// Time between two instants; `None` if the clocks contradict each other.
@@ -35,7 +34,7 @@ pub fn elapsed(then: &Instant, now: &Instant) -> Option<Duration> {
 
 /// Remembers the clocks, for the next look.
 pub fn look(folder: &mut Folder) -> Result<()> {
-    let now = instant()?;
+    let now = instant();
     let before = folder.history.meta(LOOKED)?.and_then(|text| read(&text));
     // A clock that is set back a little is no jump.
     let jumped = before.is_some_and(|then| now.wall.secs + SLACK < then.wall.secs || is_jump(&then, &now));
@@ -50,7 +49,7 @@ pub fn look(folder: &mut Folder) -> Result<()> {
 pub fn refuse_jump(folder: &mut Folder) -> Result<()> {
     look(folder)?;
     let Some(jump) = folder.history.meta(JUMPED)?.and_then(|text| read(&text)) else { return Ok(()) };
-    let now = instant()?;
+    let now = instant();
     if now.boot == jump.boot && now.uptime.saturating_sub(jump.uptime) < REST {
         return Err(Error::Refused(
             "the clock has jumped, and with it the age of every file: the policy rests for an hour; \

@@ -129,7 +129,7 @@ impl Run<'_> {
             Ok(())
         })?;
         let usage = rewrite::usage(remote, &packs, &live)?;
-        let now = clock::instant()?;
+        let now = clock::instant();
         let old = marks::newest(remote.packs.bucket().as_ref())?;
         let still: Vec<Condemned> = old
             .iter()

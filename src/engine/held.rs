@@ -28,8 +28,8 @@ pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Option<Arc<Gua
 pub struct Held {
     guard: Option<Arc<Guard>>,
     inodes: Vec<Option<(u64, u64)>>,
-    /// Of those that are there, which were not guarded before.
-    news: Vec<bool>,
+    /// Which of them were guarded before.
+    guarded: Vec<bool>,
 }
 
 impl Held {
@@ -40,9 +40,10 @@ impl Held {
         paths: impl Iterator<Item = &'p RelPath>,
     ) -> Result<Self> {
         let Some(guard) = guard else {
-            return Ok(Self { guard: None, inodes: Vec::new(), news: Vec::new() });
+            return Ok(Self { guard: None, inodes: Vec::new(), guarded: Vec::new() });
         };
-        let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new(), news: Vec::new() };
+        let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new(), guarded: Vec::new() };
+        let mut news = Vec::new();
         // Few descriptors at a time.
         let mut files: Vec<OwnedFd> = Vec::new();
         for path in paths {
@@ -51,17 +52,19 @@ impl Held {
             held.inodes.push(stat.map(|stat| (stat.st_dev, stat.st_ino)));
             files.extend(file);
             if files.len() == crate::local::guard::MOST_FDS {
-                held.news.extend(guard.hold(&std::mem::take(&mut files))?);
+                news.extend(guard.hold(&std::mem::take(&mut files))?);
             }
         }
-        held.news.extend(guard.hold(&files)?);
+        news.extend(guard.hold(&files)?);
+        let mut news = news.into_iter();
+        held.guarded =
+            held.inodes.iter().map(|inode| inode.is_some() && news.next() == Some(false)).collect();
         Ok(held)
     }
 
     /// Whether a file was guarded before, and so is (or was) a stub of its own right.
     pub fn was_guarded(&self, i: usize) -> bool {
-        let before = self.inodes.iter().take(i).flatten().count();
-        self.inodes.get(i).is_some_and(Option::is_some) && self.news.get(before) == Some(&false)
+        self.guarded.get(i) == Some(&true)
     }
 
     /// Whether openers wait at the guard.

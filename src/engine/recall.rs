@@ -37,16 +37,7 @@ use crate::model::residency::Residency;
 /// How often stores are opened anew at most, when they fail.
 const REOPEN: Duration = Duration::from_millis(200);
 
-/// What a recall found.
-#[derive(Debug)]
-pub enum Recalled {
-    /// The file was full; nothing was done.
-    Full,
-    /// It is full now, and waits for [`Recaller::settle`].
-    Filled(Filled),
-}
-
-/// A file that was filled and is not durable yet.
+/// A file that was filled and is not durable yet: it waits for [`Recaller::settle`].
 #[derive(Debug)]
 pub struct Filled {
     file: File,
@@ -130,20 +121,20 @@ impl Recaller {
         self.dir.join("tmp")
     }
 
-    /// Fills the stub open as `file`, if it is one; at most one call at a time for one file.
+    /// Fills the stub open as `file`; `None` if the file is full. At most one call at a time for one file.
     /// With `cold` its being read does not count as use.
-    pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Recalled> {
+    pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Option<Filled>> {
         let mut state = self.look(&file)?;
         if let State::Filling(_) = state {
             if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) {
-                return Ok(Recalled::Full);
+                return Ok(None);
             }
             // Left by a worker that died, and could not be mended when this one began.
             self.mend(&file)?;
             state = self.look(&file)?;
         }
         let head = match state {
-            State::Full => return Ok(Recalled::Full),
+            State::Full => return Ok(None),
             State::Stub(head) => head,
             State::Filling(_) => return Err(Error::Refused(HALF_FILLED.into())),
             State::Odd(why) => return Err(Error::Refused(why)),
@@ -159,7 +150,7 @@ impl Recaller {
             }
         }
         lock(&self.unsettled).extend(inode(&file));
-        Ok(Recalled::Filled(Filled { file, head, cold: atime }))
+        Ok(Some(Filled { file, head, cold: atime }))
     }
 
     /// Fills a stub that nobody has open, nor waits for; one that somebody comes for meanwhile lets him wait.
@@ -231,15 +222,13 @@ impl Recaller {
         Ok(Some(Arc::clone(&stores.0)))
     }
 
-    /// Makes filled files durable, takes their marks away and notes them as full. What fails is found and
-    /// mended by its mark later.
+    /// Makes filled files durable, takes their marks away and notes them as full. After an error it may be
+    /// called again for the same files.
     pub fn settle(&self, filled: &[Filled]) -> Result<()> {
         if filled.is_empty() {
             return Ok(());
         }
         disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
-        let mut folder = lock(&self.folder);
-        let (mut rows, mut used) = (Vec::new(), Vec::new());
         for one in filled {
             clear_mark(&one.file)?;
             if let Some(atime) = one.cold {
@@ -248,11 +237,20 @@ impl Recaller {
             if let Some(ino) = inode(&one.file) {
                 lock(&self.unsettled).remove(&ino);
             }
-            if let Some(path) = self.path_of(&one.file) {
-                let row = row(&folder, &path, one)?;
-                used.extend(row.iter().filter(|_| one.cold.is_none()).map(|row| row.path.clone()));
-                rows.extend(row);
-            }
+        }
+        // An index: the next commit finds by the bytes what is not noted here.
+        let _ = self.note(filled);
+        Ok(())
+    }
+
+    fn note(&self, filled: &[Filled]) -> Result<()> {
+        let mut folder = lock(&self.folder);
+        let (mut rows, mut used) = (Vec::new(), Vec::new());
+        for one in filled {
+            let Some(path) = self.path_of(&one.file) else { continue };
+            let row = row(&folder, &path, one)?;
+            used.extend(row.iter().filter(|_| one.cold.is_none()).map(|row| row.path.clone()));
+            rows.extend(row);
         }
         folder.history.put_local(&rows)?;
         folder.history.put_used(&used, Time::now())
@@ -355,7 +353,7 @@ impl Sink for One<'_> {
         if let Some(filling) = self.filling.read().unwrap_or_else(|e| e.into_inner()).as_ref() {
             filling.write_at(bytes, offset)?;
         }
-        let mut done = self.done.lock().unwrap_or_else(|e| e.into_inner());
+        let mut done = lock(&self.done);
         done.0 += bytes.len() as u64;
         (self.progress)(done.0);
         Ok(())
@@ -375,6 +373,6 @@ impl Sink for One<'_> {
             }
             _ => error,
         };
-        self.done.lock().unwrap_or_else(|e| e.into_inner()).1 = Err(error);
+        lock(&self.done).1 = Err(error);
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::base::error::{Error, Result};
 use crate::disk;
+use crate::peer::machine;
 
 /// A worker's claim on its folder; the kernel takes it back when the worker ends in any way.
 #[derive(Debug)]
@@ -112,8 +113,7 @@ fn mount(file: &File) -> Option<String> {
     let (fd, empty) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: an open descriptor, a constant string, and a struct that outlives the call.
     let done = unsafe { libc::statx(fd, c"".as_ptr(), empty, UNIQUE, &mut found) };
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    (done == 0 && found.stx_mask & UNIQUE != 0).then(|| format!("{} {}", boot.trim(), found.stx_mnt_id))
+    (done == 0 && found.stx_mask & UNIQUE != 0).then(|| format!("{} {}", machine::boot(), found.stx_mnt_id))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub enum Verb {
     Ask = 5,
     /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file.
     Done = 6,
-    /// Lists who waits: one `Waiting` each, then `Done`.
+    /// Lists who waits: one `Waiting` each, as many as the socket takes, then `Done` with their `number`.
     List = 7,
     /// One who waits; `text` is the file's name.
     Waiting = 8,
@@ -234,15 +234,16 @@ impl Guard {
     }
 
     /// Everybody who waits for a stub of ours, and since how many milliseconds (`number`, `other`:
-    /// bytes done and in all; `ticket`, `code`: thread; `flag` 1 if at work; `text`: the file).
-    pub fn waiting(&self) -> Result<Vec<Frame>> {
+    /// bytes done and in all; `ticket`, `code`: thread; `flag` 1 if at work; `text`: the file), and how many
+    /// there are, should they not all be told.
+    pub fn waiting(&self) -> Result<(Vec<Frame>, u64)> {
         let socket = self.lock();
         let mut out = Vec::new();
         send(socket.as_fd(), &self.signed(&Frame::new(Verb::List)), &[]).map_err(lost)?;
         loop {
             match receive(socket.as_fd()).map_err(lost)? {
                 Some((frame, _)) if frame.verb == Verb::Waiting => out.push(frame),
-                Some(_) => return Ok(out),
+                Some((done, _)) => return Ok((out, done.number)),
                 None => return Err(lost(rustix::io::Errno::PIPE)),
             }
         }

@@ -71,10 +71,9 @@ struct State {
     /// Files that clients hold, to change their marks when they are released.
     held: HashMap<Inode, OwnedFd>,
     workers: HashMap<Home, Worker>,
-    /// Who has had a worker: his files are guarded also while a dead one is being replaced.
+    /// Whose worker has passed its test and marked every stub it found: served from then on, also while a
+    /// dead worker is being replaced.
     served: HashSet<Home>,
-    /// Whose worker has marked every stub that it found.
-    ready: HashSet<Home>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
@@ -154,7 +153,7 @@ impl Guard {
         let opener = Opener::of(event.thread);
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
         match state.desk.event(inode, self.now(), waiter) {
-            Verdict::Allow(waiter) if state.ready.len() < self.awaited => {
+            Verdict::Allow(waiter) if state.served.len() < self.awaited => {
                 let since = self.now();
                 state.strangers.push(Stranger { inode, since, waiter });
             }
@@ -169,7 +168,7 @@ impl Guard {
 
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
     fn introduce(&self, state: &mut State) {
-        let all = state.ready.len() >= self.awaited;
+        let all = state.served.len() >= self.awaited;
         let limit = self.now().saturating_sub(self.options.deadline.as_millis() as u64);
         for stranger in std::mem::take(&mut state.strangers) {
             let Stranger { inode, since, waiter } = stranger;
@@ -328,7 +327,7 @@ impl Guard {
             Verb::Hello => {
                 let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
                 let flag = flag.into();
-                Some(Frame { flag, number: state.desk.marked() as u64, ..done })
+                Some(Frame { flag, ..done })
             }
             // The kernel drops those that there is no room for.
             Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
@@ -362,13 +361,14 @@ impl Guard {
             Verb::Ready if peer.worker => {
                 state.served.insert((peer.user, frame.folder));
                 eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                state.ready.insert((peer.user, frame.folder));
                 self.introduce(&mut state);
                 None
             }
             Verb::List => {
-                self.list(&state, peer).iter().try_for_each(|row| try_send(socket.as_fd(), row, &[])).ok();
-                Some(done)
+                let rows = self.list(&state, peer);
+                // Who does not read must not keep everybody else waiting: he hears how many there are.
+                let _ = rows.iter().try_for_each(|row| try_send(socket.as_fd(), row, &[]));
+                Some(Frame { number: rows.len() as u64, ..done })
             }
             Verb::Cancel => {
                 let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));

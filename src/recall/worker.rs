@@ -7,10 +7,10 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::fs::{Mode, OFlags};
 
 use super::desk::Inode;
@@ -19,7 +19,7 @@ use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
-use crate::engine::recall::{Filled, Recalled, Recaller};
+use crate::engine::recall::{Filled, Recaller};
 use crate::format::stub::looks_like_stub;
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
 use crate::local::inspect::{first_block, marked};
@@ -41,8 +41,8 @@ pub struct Settings {
     pub manners: Manners,
 }
 
-/// How many filled files may wait to be made durable: each holds a descriptor.
-const UNSETTLED: usize = 32;
+/// How many filled files are made durable together, and as many may wait: each holds a descriptor.
+const UNSETTLED: usize = 16;
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -56,10 +56,8 @@ struct Worker {
     queue: Queue,
     settings: Mutex<Settings>,
     start: Instant,
-    filled: Mutex<Vec<Filled>>,
-    settling: Mutex<()>,
-    /// Whether a file that was filled may still carry its mark.
-    failed: AtomicBool,
+    /// Files on their way to be made durable; `None` after the last.
+    filled: Sender<Option<Filled>>,
     /// The self-test at work.
     probe: Mutex<Option<Arc<Probe>>>,
     /// Paths to be fetched before anybody asks.
@@ -72,15 +70,14 @@ struct Worker {
 pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -> Result<()> {
     let recaller = Recaller::open(dir, context)?;
     let parallel = settings.parallel.max(1);
+    let (filled, rest) = bounded(UNSETTLED);
     let worker = Arc::new(Worker {
         socket,
         recaller,
         queue: Queue::default(),
         settings: Mutex::new(settings),
         start: Instant::now(),
-        filled: Mutex::default(),
-        settling: Mutex::default(),
-        failed: AtomicBool::new(false),
+        filled,
         probe: Mutex::default(),
         ahead: Mutex::default(),
         loud: Mutex::default(),
@@ -96,8 +93,11 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     if lock(&worker.settings).ahead > 0 {
         threads.push(spawn(Worker::fetch_ahead));
     }
-    // These end with the process.
-    drop(spawn(Worker::settle_all));
+    let settler = {
+        let worker = Arc::clone(&worker);
+        std::thread::spawn(move || worker.settle_all(&rest))
+    };
+    // It ends with the process.
     drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         match files.into_iter().next() {
@@ -109,8 +109,9 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     }
     worker.queue.close();
     threads.into_iter().for_each(|thread| drop(thread.join()));
-    worker.settle()?;
-    if !worker.failed.load(Ordering::Relaxed) {
+    // It is still there, since it waits for this.
+    let _ = worker.filled.send(None);
+    if settler.join().unwrap_or(false) {
         worker.recaller.end();
     }
     Ok(())
@@ -176,15 +177,8 @@ impl Worker {
             }
         };
         let beside = job.file.try_clone().ok();
-        if let Recalled::Filled(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
-            let waiting = {
-                let mut all = lock(&self.filled);
-                all.push(filled);
-                all.len()
-            };
-            if waiting >= UNSETTLED {
-                self.settle_now();
-            }
+        if let Some(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
+            self.hand_over(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
         lock(&self.loud).remove(&inode);
@@ -211,30 +205,40 @@ impl Worker {
             drop(next);
             // Whoever needs it will hear what is wrong with it.
             if let Ok(Some(filled)) = self.recaller.recall_ahead(&path) {
-                lock(&self.filled).push(filled);
+                self.hand_over(filled);
             }
         }
     }
 
-    fn settle_all(&self) {
-        loop {
-            std::thread::sleep(SETTLE);
-            self.settle_now();
-        }
+    /// Waits while too many are not durable yet: each holds a descriptor.
+    fn hand_over(&self, filled: Filled) {
+        // The other end goes only after all who send.
+        let _ = self.filled.send(Some(filled));
     }
 
-    fn settle_now(&self) {
-        if let Err(e) = self.settle() {
-            // What keeps its mark is mended by it, since the trace stays.
-            self.failed.store(true, Ordering::Relaxed);
-            eprintln!("ddr: {e}");
+    /// Makes filled files durable, some at a time, until told to stop; whether none keeps its mark.
+    fn settle_all(&self, rest: &Receiver<Option<Filled>>) -> bool {
+        let mut batch: Vec<Filled> = Vec::new();
+        let mut stops = false;
+        while !stops {
+            let until = Instant::now() + SETTLE;
+            while batch.len() < UNSETTLED && !stops {
+                match rest.recv_deadline(until) {
+                    Ok(Some(filled)) => batch.push(filled),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Ok(None) | Err(RecvTimeoutError::Disconnected) => stops = true,
+                }
+            }
+            match self.recaller.settle(&batch) {
+                Ok(()) => batch.clear(),
+                // Tried again with the next; meanwhile its mark explains each of them.
+                Err(e) => {
+                    eprintln!("ddr: {e}");
+                    std::thread::sleep(SETTLE);
+                }
+            }
         }
-    }
-
-    fn settle(&self) -> Result<()> {
-        let _one_at_a_time = lock(&self.settling);
-        let filled = std::mem::take(&mut *lock(&self.filled));
-        self.recaller.settle(&filled)
+        batch.is_empty()
     }
 
     /// Has every stub of the tree guarded, now and again: copies of stubs come by any way.
@@ -257,8 +261,8 @@ impl Worker {
                 Ok(_) => {}
                 Err(e) => eprintln!("ddr: not all stubs are guarded: {e}"),
             }
-            std::thread::sleep(pause.min(RESCAN));
-            pause *= 5;
+            std::thread::sleep(pause);
+            pause = (pause * 5).min(RESCAN);
         }
     }
 
