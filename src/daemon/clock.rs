@@ -1,7 +1,7 @@
-//! The daemon's time: a clock that goes on while the machine sleeps and never jumps, and what the wall
-//! clock did meanwhile.
+//! The daemon's time: a clock that goes on while the machine sleeps and never jumps.
 //!
-//! Promises that times of earlier runs of the daemon and of the machine have a place on it.
+//! Promises that times of earlier runs of the daemon and of the machine have a place on it. Whether the wall
+//! clock can be believed, `engine::clock` decides.
 
 use std::time::Duration;
 
@@ -9,9 +9,6 @@ use crate::base::units::Time;
 
 /// Where the clock begins, so that what was done before the machine started has a time, too.
 const EPOCH: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// The wall clock may be corrected by so much without being mistrusted.
-const CORRECTION: u64 = 3600;
-
 /// The time now.
 pub fn now() -> Duration {
     let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -33,13 +30,6 @@ impl Moment {
         Self { steady: now(), wall: Time::now() }
     }
 
-    /// Whether the wall clock was set since `before`.
-    pub fn jumped_since(&self, before: &Self) -> bool {
-        let steady = self.steady.saturating_sub(before.steady).as_secs();
-        let wall = self.wall.secs - before.wall.secs;
-        wall.abs_diff(i64::try_from(steady).unwrap_or(i64::MAX)) > CORRECTION
-    }
-
     /// The steady time of a wall time; one that lies ahead counts as now.
     pub fn steady_of(&self, wall: i64) -> Duration {
         let age = u64::try_from(self.wall.secs.saturating_sub(wall)).unwrap_or(0);
@@ -53,14 +43,6 @@ mod tests {
 
     fn at(steady: u64, wall: i64) -> Moment {
         Moment { steady: Duration::from_secs(steady), wall: Time { secs: wall, nanos: 0 } }
-    }
-
-    #[test]
-    fn a_jump_is_told_from_sleep_and_from_a_correction() {
-        let before = at(100, 5000);
-        assert!(!at(100_000, 104_900).jumped_since(&before), "a night asleep");
-        assert!(!at(110, 5900).jumped_since(&before), "set by a quarter of an hour");
-        assert!(at(110, 5000 + 86_400).jumped_since(&before) && at(110, 0).jumped_since(&before));
     }
 
     #[test]

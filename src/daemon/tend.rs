@@ -98,7 +98,6 @@ struct Tending {
     gone: bool,
     /// When everything was watched, and which directory the root was then.
     watched: Option<(Duration, (u64, u64))>,
-    moment: Moment,
     /// The lock file as it was when our own work ended: a newer one is a command's.
     locked: Option<SystemTime>,
     /// Stores that are away and whose place was empty.
@@ -121,7 +120,6 @@ pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
         watch: None,
         gone: false,
         watched: None,
-        moment: Moment::now(),
         locked: None,
         empty: Vec::new(),
         patience: 0,
@@ -168,7 +166,6 @@ impl Tending {
     fn look(&mut self) -> Result<()> {
         self.look_at_root()?;
         self.look_at_settings()?;
-        self.look_at_clock();
         let Some(settings) = self.settings.clone() else { return Ok(()) };
         self.facts.over = settings.is_over(&self.tended.root);
         if self.tended.poked.swap(false, Ordering::Relaxed) {
@@ -234,7 +231,7 @@ impl Tending {
                     self.tended.told.trouble(format!("nothing is stashed: {flaw}"));
                 }
                 if self.settings.is_none() {
-                    self.recall(&settings)?;
+                    self.take_up(&settings)?;
                 }
                 if self.settings.as_ref().is_some_and(|old| old.watches != settings.watches) {
                     (self.watch, self.watched) = (None, None);
@@ -248,25 +245,17 @@ impl Tending {
     }
 
     /// When earlier runs of the daemon did what takes place seldom.
-    fn recall(&mut self, settings: &Settings) -> Result<()> {
+    fn take_up(&mut self, settings: &Settings) -> Result<()> {
+        let now = Moment::now();
         let folder = Folder::open(&self.dir, Access::Read, self.context.clone())?;
         for work in [Work::Stash, Work::Move, Work::Gc, Work::Scrub] {
             if let Some(at) = remembered(&folder, work)? {
-                let done = Done { at: self.moment.steady_of(at), ..Done::default() };
+                let done = Done { at: now.steady_of(at), ..Done::default() };
                 self.facts.last.insert(work, done);
             }
         }
         self.facts.grown = settings.has_budget();
         Ok(())
-    }
-
-    fn look_at_clock(&mut self) {
-        let moment = Moment::now();
-        if moment.jumped_since(&self.moment) {
-            self.facts.jumped = Some(moment.steady);
-            self.tended.told.say("the clock was set: what goes by age waits for a day");
-        }
-        self.moment = moment;
     }
 
     /// Directories that appeared are watched at once, so that little happens unseen in them.
@@ -360,7 +349,8 @@ impl Tending {
                 let opened = ear.seen().take_opened();
                 let done = match work {
                     Work::Uses => hands.uses(&opened),
-                    _ => hands.stash(&opened),
+                    // A full disk does not wait for a clock that jumped.
+                    _ => hands.stash(&opened, work == Work::Stash),
                 };
                 if done.is_err() {
                     let mut seen = ear.seen();

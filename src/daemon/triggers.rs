@@ -107,8 +107,6 @@ pub struct Facts {
     pub over: bool,
     /// Whether the tree may have grown above a budget of its own, which only a look at it tells.
     pub grown: bool,
-    /// When the clock jumped last: ages mean nothing for a while.
-    pub jumped: Option<Duration>,
     /// How each kind went last.
     pub last: BTreeMap<Work, Done>,
 }
@@ -128,8 +126,6 @@ const USES: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 /// Longest pause while the disk is above high water and nothing can go.
 const RELIEF: Duration = Duration::from_secs(300);
-/// After a jump of the clock, ages and grace periods are not trusted for so long.
-const DISTRUST: Duration = Duration::from_secs(86_400);
 /// Longest sleep; a folder that is never due is looked at all the same.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -165,16 +161,12 @@ pub fn due(work: Work, facts: &Facts, every: &Every) -> Option<Duration> {
         Work::Gc => every.gc.map(regular),
         Work::Scrub => every.scrub.map(regular),
     }?;
-    let trusted = match (work, facts.jumped) {
-        (Work::Stash | Work::Move | Work::Gc, Some(jumped)) => jumped + DISTRUST,
-        _ => Duration::ZERO,
-    };
     let pause = done.map_or(Duration::ZERO, |d| d.at + pause(work, &d, every));
     // What stopped at a limit goes on after its pause, whatever its period.
     let wanted = if done.is_some_and(|d| d.more) { Duration::ZERO } else { wanted };
     // What failed is tried again after its pause, not after its period.
     let wanted = if done.is_some_and(|d| d.fails > 0) { wanted.min(pause) } else { wanted };
-    Some(wanted.max(pause).max(trusted).max(facts.hold_off))
+    Some(wanted.max(pause).max(facts.hold_off))
 }
 
 /// The least time between two runs of a kind.
@@ -261,15 +253,6 @@ mod tests {
     fn nothing_is_done_while_a_command_has_the_folder() {
         let facts = Facts { over: true, missed: true, hold_off: secs(1002), ..calm() };
         assert_eq!(next(&facts, &every()), Next::Wait(secs(1002)));
-    }
-
-    #[test]
-    fn after_a_jump_of_the_clock_ages_are_not_trusted_for_a_day() {
-        let facts = Facts { jumped: Some(secs(900)), now: secs(10_000), ..calm() };
-        assert_eq!(due(Work::Stash, &facts, &every()), Some(secs(900 + 86_400)));
-        assert_eq!(due(Work::Rescan, &facts, &every()), Some(secs(4600)));
-        let full = Facts { over: true, ..facts };
-        assert_eq!(next(&full, &every()), Next::Do(Work::Relieve), "a full disk cannot wait");
     }
 
     #[test]

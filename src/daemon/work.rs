@@ -18,6 +18,7 @@ use crate::base::path::RelPath;
 use crate::base::units::{Time, count, size};
 use crate::engine::apply::apply_on;
 use crate::engine::behind;
+use crate::engine::clock;
 use crate::engine::commit::{CommitOptions, CommitStats, commit_on, sync_logs};
 use crate::engine::folder::{Access, Context, Folder, is_wanted};
 use crate::engine::gc::{GcOptions, gc};
@@ -110,11 +111,15 @@ impl Hands<'_> {
         self.with_folder(|folder| put_used(folder, opened).map(|()| Outcome::default()))
     }
 
-    /// Runs the policy, which is to know of the files that were opened until now.
-    pub fn stash(&self, opened: &HashSet<RelPath>) -> Result<Outcome> {
+    /// Runs the policy, which is to know of the files that were opened until now; `by_age` where nothing
+    /// but their age calls for it.
+    pub fn stash(&self, opened: &HashSet<RelPath>, by_age: bool) -> Result<Outcome> {
         let remotes = Remotes::open(&self.look()?)?;
         self.with_folder(|folder| {
             put_used(folder, opened)?;
+            if by_age {
+                clock::refuse_jump(folder)?;
+            }
             let mut plan = plan(folder)?;
             let (over, short) = (plan.excess, plan.short);
             remember(folder, Work::Stash)?;
@@ -193,6 +198,7 @@ impl Hands<'_> {
     pub fn moves(&self) -> Result<Outcome> {
         let remotes = Remotes::open(&self.look()?)?;
         self.with_folder(|folder| {
+            clock::refuse_jump(folder)?;
             sync_logs(folder, &remotes)?;
             let stats = self.level(folder, &remotes, true)?;
             if stats.moved.0 > 0 {
