@@ -172,3 +172,15 @@ fn past_the_deadline_an_opener_gets_an_error_and_the_next_one_the_content() {
     guarded.guard().freeze(false);
     right(&guarded, "file", 100_000);
 }
+
+#[test]
+fn neighbours_are_fetched_ahead_within_the_budget() {
+    let Some(guarded) = configured("[recall]\nahead = \"150KiB\"") else { return };
+    let names = ["photo-1.raw", "photo-2.raw", "photo-3.raw"];
+    let files: Vec<PathBuf> = names.iter().map(|name| stub(&guarded, name, 100_000)).collect();
+    guarded.stash();
+    right(&guarded, names[0], 100_000);
+    wait_until("the next one is there", || !is_stub(&files[1]));
+    right(&guarded, names[1], 100_000);
+    assert!(is_stub(&files[2]), "it is above the budget");
+}

@@ -141,34 +141,9 @@ fn what_a_killed_worker_was_filling_comes_by_the_next_one() {
     });
 }
 
-#[test]
-fn what_is_half_filled_and_cannot_be_finished_is_guarded_too() {
-    let Some(mut guarded) = guarded(&[]) else { return };
-    let content = noise(1, 64 << 20);
-    guarded.write("file", &content);
-    guarded.stash();
-    let file = guarded.at("file");
-    let reader = std::thread::spawn({
-        let file = file.clone();
-        move || std::fs::read(file).map(drop)
-    });
-    wait_until("the file is being filled", || is_filling(&file));
-    guarded.guard().freeze(true);
-    let guard = guarded.guard.as_mut().unwrap();
-    guard.kill_workers();
-    guard.kill();
-    let _ = reader.join().unwrap();
-    guarded.store_away();
-    guarded.start(&[]);
-    let error = std::fs::read(&file).map(|seen| seen.len()).expect_err("there is no store");
-    assert!(matches!(error.raw_os_error(), Some(libc::EIO | libc::EBUSY)), "{error}");
-    guarded.store_back();
-    same(&std::fs::read(&file).unwrap(), &content).unwrap_or_else(|e| panic!("{e}"));
-}
-
-#[test]
-fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard() {
-    let Some(mut guarded) = guarded(&[]) else { return };
+/// A folder whose worker and guard were killed while they filled `file`, and what that holds.
+fn half_filled() -> Option<(Guarded, Vec<u8>)> {
+    let mut guarded = guarded(&[])?;
     let content = noise(1, 64 << 20);
     guarded.write("file", &content);
     guarded.stash();
@@ -185,6 +160,48 @@ fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard()
     // Whatever it saw: there was no guard any more.
     let _ = reader.join().unwrap();
     guarded.guard = None;
+    Some((guarded, content))
+}
+
+#[test]
+fn what_is_half_filled_is_found_under_another_name() {
+    let Some((mut guarded, content)) = half_filled() else { return };
+    let moved = guarded.at("moved");
+    std::fs::rename(guarded.at("file"), &moved).unwrap();
+    guarded.start(&[]);
+    assert!(std::fs::read(&moved).unwrap() == content);
+}
+
+#[test]
+fn a_copy_made_at_the_moment_of_a_recall_is_a_file_like_any_other() {
+    let Some(guarded) = guarded(&[]) else { return };
+    guarded.write("file", &noise(1, SIZE));
+    guarded.stash();
+    let mut command = Command::new("cp");
+    guarded.sandbox.settle(&mut command);
+    // With the mark of the filling, where that is still there.
+    assert!(command.args(["-a", "file", "copy"]).status().unwrap().success());
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    guarded.sandbox.ok(&["stash", "copy"]).unwrap();
+    assert!(is_stub(&guarded.at("copy")) && std::fs::read(guarded.at("copy")).unwrap() == noise(1, SIZE));
+}
+
+#[test]
+fn what_is_half_filled_and_cannot_be_finished_is_guarded_too() {
+    let Some((mut guarded, content)) = half_filled() else { return };
+    let file = guarded.at("file");
+    guarded.store_away();
+    guarded.start(&[]);
+    let error = std::fs::read(&file).map(|seen| seen.len()).expect_err("there is no store");
+    assert!(matches!(error.raw_os_error(), Some(libc::EIO | libc::EBUSY)), "{error}");
+    guarded.store_back();
+    same(&std::fs::read(&file).unwrap(), &content).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard() {
+    let Some((guarded, content)) = half_filled() else { return };
+    let file = guarded.at("file");
     guarded.sandbox.ok(&["checkout", "."]).unwrap();
     assert!(std::fs::read(&file).unwrap() == content);
     guarded.sandbox.ok(&["stash", "."]).unwrap();

@@ -202,3 +202,29 @@ fn files_of_others_and_unreadable_ones_keep_no_stub_from_being_guarded() {
     assert!(read("alien") == [7; 9000]);
     assert_eq!(std::fs::metadata(owned.folder().join("a")).unwrap().mode() & 0o7777, 0);
 }
+
+#[test]
+fn a_folder_that_leads_elsewhere_is_not_guarded() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (there, elsewhere) = (guarded.at(".ddr"), guarded.outside().join("elsewhere"));
+    assert!(Command::new("mv").arg(&there).arg(&elsewhere).status().unwrap().success());
+    std::os::unix::fs::symlink(&elsewhere, &there).unwrap();
+    let output = guarded.sandbox.run(&["guard", "."]).expect(&[4]).unwrap();
+    assert!(output.stderr.contains("are not of one user"), "{}", output.stderr);
+}
+
+#[test]
+fn everybody_can_connect_whatever_the_mask() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let socket = guarded.outside().join("run/guard.sock");
+    let mut command = Command::new("sh");
+    guarded.sandbox.settle(&mut command);
+    command.args(["-c", "umask 077; exec \"$0\" guard \"$1\""]).arg(program()).arg(guarded.sandbox.folder());
+    command.env("DDR_GUARD_SOCKET", &socket);
+    let guard = Guard::spawn(command);
+    guard.wait_for(" guarded (");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(socket.parent().unwrap()), mode(&socket)), (0o755, 0o666));
+}
