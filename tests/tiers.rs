@@ -36,6 +36,10 @@ struct Many {
 
 impl Many {
     fn new(stores: usize, seed: u64, small: bool) -> Result<Self, String> {
+        Self::of(stores, seed, small, 8)
+    }
+
+    fn of(stores: usize, seed: u64, small: bool, files: usize) -> Result<Self, String> {
         let sandbox = Sandbox::new();
         let mut random = Random::new(seed);
         let small = match small && mount::obstacle(&["ext4"]).is_none() {
@@ -53,7 +57,7 @@ impl Many {
             sandbox.ok(&["remote", "add", &name, &path, "--init", "--same-disk", "--domain", &name])?;
             places.push(place);
         }
-        let model = Model::grow(&sandbox.folder(), 8, &mut random);
+        let model = Model::grow(&sandbox.folder(), files, &mut random);
         Ok(Self { sandbox, stores: places, small, model, random })
     }
 
@@ -480,7 +484,8 @@ fn a_store_that_was_away_catches_up_without_being_asked() {
 #[test]
 fn a_lost_store_is_replaced_from_what_is_left() {
     passes(|| {
-        let many = Many::new(3, 12, false)?;
+        // Store ids are random: of many files the lost store surely has some.
+        let many = Many::of(3, 12, false, 60)?;
         many.sandbox
             .ok(&["tier", "add", "disks", "s0", "s1", "s2", "--layout", "bundle", "--copies", "2"])?;
         many.sandbox.run(&["stash", "."]).expect(&[0, 3])?;
