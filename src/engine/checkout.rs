@@ -5,14 +5,16 @@
 //! -> files filled under write leases -> file system synced -> intent closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use super::ahead::Ahead;
 use super::fetch::{Sink, Wanted, fetch};
 use super::folder::Folder;
 use super::held::{Held, guard_of};
 use super::remotes::Remotes;
 use super::spool::Spool;
 use super::survey::{Change, survey};
+use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::base::progress::{Progress, report};
@@ -21,6 +23,7 @@ use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
+use crate::local::guard::Guard;
 use crate::local::inode::Target;
 use crate::local::inspect::{HALF_FILLED, State, inspect};
 use crate::local::intent::{Intent, Item, Task};
@@ -59,23 +62,25 @@ pub fn checkout(folder: &mut Folder, paths: &[RelPath], dry_run: bool) -> Result
     let remotes = Remotes::open_all(folder)?;
     remotes.check_any(folder)?;
     folder.context.progress.stage("checking out", bytes, true);
-    let mut batch = Batch::default();
-    for item in stubs.read()? {
-        folder.context.cancel.check()?;
-        let (_, path) = item?;
-        match look(folder, &path) {
-            Ok(Some((stat, head))) => batch.push(path, stat, head),
-            Ok(None) => {}
-            Err(e) => {
-                stats.problems += 1;
-                report(folder.context.progress.as_ref(), &path, e);
-            }
-        }
-        if batch.slots.len() >= GROUP || batch.bytes >= BATCH_BYTES {
-            fill(folder, &remotes, std::mem::take(&mut batch), &mut stats)?;
-        }
+    let site = Site {
+        tree: Arc::clone(folder.tree()?),
+        keys: folder.keys.clone(),
+        cancel: folder.context.cancel.clone(),
+        progress: Arc::clone(&folder.context.progress),
+        remotes: &remotes,
+        full: OnceLock::new(),
+    };
+    let filled = std::thread::scope(|scope| {
+        let mut line = Line { folder, site: &site, ahead: Ahead::new(scope), stats: &mut stats };
+        let filled = line.fill_all(stubs);
+        let last = line.wait();
+        filled.and(last)
+    });
+    if let Some(full) = site.full.into_inner() {
+        folder.context.progress.note(&format!("checked out {} before", count(stats.filled, "file")));
+        return Err(full);
     }
-    fill(folder, &remotes, batch, &mut stats)?;
+    filled?;
     super::heal::heal(folder, &remotes)?;
     Ok(stats)
 }
@@ -108,6 +113,66 @@ fn look(folder: &Folder, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
         State::Filling(_) if guard_of(folder).is_some() => Ok(None),
         State::Filling(_) => Err(Error::Refused(HALF_FILLED.into())),
         State::Odd(why) => Err(Error::Refused(why)),
+    }
+}
+
+/// Batches on their way: one is filled while the one before is synced and recorded, and the next one
+/// looked at.
+struct Line<'scope, 'env> {
+    folder: &'env mut Folder,
+    site: &'env Site<'env>,
+    ahead: Ahead<'scope, 'env, Filled>,
+    stats: &'env mut CheckoutStats,
+}
+
+impl Line<'_, '_> {
+    fn fill_all(&mut self, stubs: Spool) -> Result<()> {
+        let mut batch = Batch::default();
+        for item in stubs.read()? {
+            self.folder.context.cancel.check()?;
+            let (_, path) = item?;
+            match self.look(&path) {
+                Ok(Some((stat, head))) => batch.push(path, stat, head),
+                Ok(None) => {}
+                Err(e) => {
+                    self.stats.problems += 1;
+                    report(self.folder.context.progress.as_ref(), &path, e);
+                }
+            }
+            if batch.slots.len() >= GROUP || batch.bytes >= BATCH_BYTES {
+                self.start(std::mem::take(&mut batch))?;
+            }
+        }
+        self.start(batch)
+    }
+
+    /// What is half filled, or full already, may be another name of a file in hand.
+    fn look(&mut self, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
+        let found = look(self.folder, path);
+        if matches!(found, Ok(Some(_))) {
+            return found;
+        }
+        self.wait()?;
+        look(self.folder, path)
+    }
+
+    fn start(&mut self, batch: Batch) -> Result<()> {
+        if batch.slots.is_empty() {
+            return Ok(());
+        }
+        let intents = Intent::begin_all(&self.folder.intents(), Task::Fill, &batch.items(), BATCH)?;
+        let (site, guard) = (self.site, guard_of(self.folder));
+        let last = self.ahead.start(move || site.fill(batch, intents, guard.as_ref()))?;
+        self.settle(last)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let last = self.ahead.wait()?;
+        self.settle(last)
+    }
+
+    fn settle(&mut self, last: Option<Filled>) -> Result<()> {
+        last.map_or(Ok(()), |filled| settle(self.folder, filled, self.stats))
     }
 }
 
@@ -151,6 +216,73 @@ impl Batch {
             torn: AtomicBool::new(false),
         });
     }
+
+    fn items(&self) -> Vec<Item> {
+        let item = |s: &Slot| Item {
+            path: s.path.clone(),
+            head: s.head.clone(),
+            mode: s.stat.mode,
+            ino: Some(s.stat.ino),
+        };
+        self.slots.iter().map(item).collect()
+    }
+}
+
+/// What is needed to fill files, apart from history.
+struct Site<'a> {
+    tree: Arc<Root>,
+    keys: Keys,
+    cancel: Cancel,
+    progress: Arc<dyn Progress>,
+    remotes: &'a Remotes,
+    /// The first file for which there was no room; nothing more is begun then.
+    full: OnceLock<Error>,
+}
+
+/// A batch whose files are filled, but not known to be durable yet.
+struct Filled {
+    slots: Vec<Slot>,
+    /// To be closed; not those of which openers may not have been let go: the next command mends it.
+    intents: Vec<Intent>,
+    /// Whether stores could be read, and openers let go.
+    done: Result<()>,
+}
+
+impl Site<'_> {
+    fn fill(&self, batch: Batch, intents: Vec<Intent>, guard: Option<&Arc<Guard>>) -> Filled {
+        let slots = batch.slots;
+        let held = match Held::take(guard, &self.tree, slots.iter().map(|s| &s.path)) {
+            Ok(held) => held,
+            Err(e) => return Filled { slots, intents, done: Err(e) },
+        };
+        let fetched = self.fetch(&slots, held.is_guarded());
+        let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
+        match held.release(|i| !is_full(i)) {
+            Ok(()) => Filled { slots, intents, done: fetched },
+            Err(e) => Filled { slots, intents: Vec::new(), done: Err(e) },
+        }
+    }
+
+    fn fetch(&self, slots: &[Slot], held: bool) -> Result<()> {
+        let wanted = |s: &Slot| Wanted { body: Some(s.head.body), size: s.head.size };
+        let list: Vec<Wanted> = slots.iter().map(wanted).collect();
+        let writer = Writer {
+            tree: &self.tree,
+            keys: &self.keys,
+            progress: self.progress.as_ref(),
+            slots,
+            full: &self.full,
+            held,
+        };
+        let fetched = fetch(self.remotes, &self.keys, &self.cancel, &list, &writer);
+        // Files begun but not finished (an interruption) become stubs again.
+        for (i, slot) in slots.iter().enumerate() {
+            if write(&slot.filling).is_some() {
+                writer.failed(i, Error::Interrupted);
+            }
+        }
+        fetched
+    }
 }
 
 /// Writes pieces into stubs.
@@ -159,8 +291,7 @@ struct Writer<'a> {
     keys: &'a Keys,
     progress: &'a dyn Progress,
     slots: &'a [Slot],
-    /// The first file for which there was no room; nothing more is begun then.
-    full: OnceLock<Error>,
+    full: &'a OnceLock<Error>,
     /// Whether openers wait at the guard.
     held: bool,
 }
@@ -250,45 +381,13 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(|e| e.into_inner())
 }
 
-fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut CheckoutStats) -> Result<()> {
-    let slots = batch.slots;
-    if slots.is_empty() {
-        return Ok(());
-    }
-    let items: Vec<Item> = slots
-        .iter()
-        .map(|s| Item {
-            path: s.path.clone(),
-            head: s.head.clone(),
-            mode: s.stat.mode,
-            ino: Some(s.stat.ino),
-        })
-        .collect();
-    let intents = Intent::begin_all(&folder.intents(), Task::Fill, &items, BATCH)?;
-    let guard = guard_of(folder);
-    let held = Held::take(guard.as_ref(), folder.tree()?, items.iter().map(|item| &item.path))?;
-    let list: Vec<Wanted> =
-        slots.iter().map(|s| Wanted { body: Some(s.head.body), size: s.head.size }).collect();
-    let tree = folder.tree()?;
-    let progress = folder.context.progress.as_ref();
-    let keys = &folder.keys;
-    let writer =
-        Writer { tree, keys, progress, slots: &slots, full: OnceLock::new(), held: held.is_guarded() };
-    let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
-    // Files begun but not finished (an interruption) become stubs again.
-    for (i, slot) in slots.iter().enumerate() {
-        if write(&slot.filling).is_some() {
-            writer.failed(i, Error::Interrupted);
-        }
-    }
-    let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
-    held.release(|i| !is_full(i))?;
-    crate::disk::sync_fs(tree, tree.path())?;
+fn settle(folder: &mut Folder, filled: Filled, stats: &mut CheckoutStats) -> Result<()> {
+    let Filled { slots, intents, done } = filled;
+    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     // What is torn stays named: the next command mends it.
     if slots.iter().all(|slot| !slot.torn.load(Ordering::Relaxed) && is_settled(folder, slot)) {
         intents.into_iter().try_for_each(Intent::close)?;
     }
-    let full = writer.full.into_inner();
     let mut rows = Vec::new();
     for slot in slots {
         match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {
@@ -309,13 +408,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     }
     folder.history.put_local(&rows)?;
     folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())?;
-    match full {
-        Some(e) => {
-            folder.context.progress.note(&format!("checked out {} before", count(stats.filled, "file")));
-            Err(e)
-        }
-        None => fetched,
-    }
+    done
 }
 
 /// Whether a file is whole or the stub it was; else its intent stays, for the next command to mend by.

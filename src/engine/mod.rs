@@ -4,6 +4,7 @@
 //! steps, argued in its header, survives a crash at any instruction.
 
 pub mod aging;
+pub mod ahead;
 pub mod apply;
 pub mod behind;
 pub mod checkout;
@@ -28,6 +29,7 @@ pub mod level;
 pub mod live;
 pub mod lost;
 pub mod manifests;
+pub mod materialise;
 pub mod mend;
 pub mod objects;
 pub mod pin;
