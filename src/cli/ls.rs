@@ -12,7 +12,7 @@ use crate::base::path::RelPath;
 use crate::base::units::size;
 use crate::engine::folder::Folder;
 use crate::engine::remotes::{Remote, Remotes};
-use crate::engine::survey::{Change, differs, row_of};
+use crate::engine::survey::{Change, as_it_is, differs, row_of};
 use crate::history::LocalRow;
 use crate::local::stat::{FileType, Stat};
 use crate::model::residency::Residency;
@@ -79,6 +79,7 @@ pub fn run(session: &Session, args: &LsArgs) -> Result<()> {
                 continue;
             };
             let row = row_of(&folder, &name)?;
+            let row = row.map(|row| as_it_is(&folder, &name, &stat, row)).transpose()?;
             let pinned = pins.cover(&name);
             lines.push(Line { path: name, stat, row, copies: None, pinned });
         }

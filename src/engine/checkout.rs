@@ -146,10 +146,10 @@ impl Line<'_, '_> {
         self.start(batch)
     }
 
-    /// What is half filled, or full already, may be another name of a file in hand.
+    /// What has several names, is half filled or full already may be another name of a file in hand.
     fn look(&mut self, path: &RelPath) -> Result<Option<(Stat, StubHead)>> {
         let found = look(self.folder, path);
-        if matches!(found, Ok(Some(_))) {
+        if matches!(&found, Ok(Some((stat, _))) if stat.nlink == 1) {
             return found;
         }
         self.wait()?;

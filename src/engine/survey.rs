@@ -234,6 +234,16 @@ pub fn row_of(folder: &Folder, path: &RelPath) -> Result<Option<LocalRow>> {
     }
 }
 
+/// A row as the file's bytes have it now: what was touched since may have been filled by another name,
+/// or by opening it.
+pub fn as_it_is(folder: &Folder, path: &RelPath, stat: &Stat, row: LocalRow) -> Result<LocalRow> {
+    let filled = row.residency == Residency::Stub
+        && differs(stat, &row) == Change::Touched
+        && !is_stub(folder, path, stat)?;
+    let residency = if filled { Residency::Full } else { row.residency };
+    Ok(LocalRow { residency, ..row })
+}
+
 /// How a path without a row compares with what history says of it.
 fn forgotten(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<(Change, Option<LocalRow>)> {
     Ok(match likely_row(folder, path, stat)? {

@@ -491,3 +491,20 @@ fn i3_permissions_and_times_survive_the_way_there_and_back() {
     let marks = shell.run("command -v getfattr > /dev/null && getfattr -R -d . 2>/dev/null");
     assert_eq!(marks.stdout, "", "no attribute is left");
 }
+
+/// More stubs than are filled at once, and two names of one inode in different groups.
+#[test]
+fn a_stub_with_two_names_far_apart_is_filled_once() {
+    let shell = Shell::with_store();
+    for n in 0..4_100u64 {
+        shell.write(format!("many/{n:04}"), &noise(n, 4_200));
+    }
+    shell.ok("ddr config set stash.min_size 4097 && ddr stash -q .");
+    shell.ok("ln many/0000 many/zzzz && ln many/4099 many/0000-too");
+    let said = shell.ok("ddr checkout many");
+    assert!(said.contains("checked out 4,100 files"), "{said}");
+    for (name, n) in [("0000", 0), ("0000-too", 4_099), ("2500", 2_500), ("4099", 4_099), ("zzzz", 0)] {
+        assert!(shell.read(format!("many/{name}")) == noise(n, 4_200), "{name}");
+    }
+    assert_eq!(shell.ok("ddr ls many | grep -c stub || true").trim(), "0");
+}
