@@ -23,7 +23,7 @@ pub mod sshd;
 pub mod steps;
 pub mod tree;
 
-/// No command of a drill takes nearly this long; one that does hangs.
+/// No command of a drill takes nearly this long (times the scale, up to ten); one that does hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The program under test; `DDR_DRILL_BIN` names another build of it.
@@ -338,12 +338,13 @@ impl Running {
 
     /// Waits for its end; a hanging command fails the test.
     pub fn wait(mut self) -> Output {
-        self.wait_at_most(LIMIT);
+        let limit = LIMIT * scale().min(10) as u32;
+        self.wait_at_most(limit);
         let hangs = !self.ended();
         self.kill();
         let status = self.child.wait().expect("own child");
         let (stdout, stderr) = (text(&mut self.out), text(&mut self.err));
-        assert!(!hangs, "`{}` still runs after {LIMIT:?}\n{stdout}{stderr}", self.line);
+        assert!(!hangs, "`{}` still runs after {limit:?}\n{stdout}{stderr}", self.line);
         let code = status.signal().is_none().then(|| status.code()).flatten();
         Output { line: self.line.clone(), code, stdout, stderr }
     }
