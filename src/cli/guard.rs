@@ -16,8 +16,8 @@ pub struct GuardArgs {
     /// Folders to guard
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
-    /// How long an opener waits at most before it gets an error
-    #[arg(long, default_value = "5m", value_name = "DURATION")]
+    /// How long an opener waits at most before it gets an error, whatever a folder's `recall.deadline` says
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub deadline: String,
     /// Guard opens only, as kernels before 6.14 can
     #[arg(long)]

@@ -24,6 +24,9 @@ use crate::base::id::FolderId;
 pub const MOST_FDS: usize = 128;
 /// Bytes in one frame.
 pub const FRAME: usize = 512;
+/// What both ends must speak. A guard outlives an update of the program: whoever speaks another version is no
+/// guard to a client, and no client to a guard.
+pub const VERSION: u8 = 1;
 
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
@@ -33,7 +36,8 @@ pub fn socket_path() -> PathBuf {
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// A process introduces itself and names its folder; `flag` 1 is that folder's worker.
+    /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
+    /// how many milliseconds an opener may wait (0: as long as is usual).
     Hello = 1,
     /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
     /// opens one waits until this connection releases it.
@@ -67,7 +71,7 @@ impl Verb {
     }
 }
 
-/// One message: verb, flag, code (4 bytes from byte 4), ticket (8), folder (16), number (8), other (8),
+/// One message: verb, flag, version, a zero, code (4 bytes), ticket (8), folder (16), number (8), other (8),
 /// then `text`. Little-endian, since both ends are on one machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
@@ -99,7 +103,7 @@ impl Frame {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = vec![self.verb as u8, self.flag, 0, 0];
+        let mut out = vec![self.verb as u8, self.flag, VERSION, 0];
         out.extend_from_slice(&self.code.to_le_bytes());
         out.extend_from_slice(&self.ticket.to_le_bytes());
         out.extend_from_slice(&self.folder.0);
@@ -112,6 +116,9 @@ impl Frame {
     /// `None` for anything that is not a frame.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        if *bytes.get(2)? != VERSION {
+            return None;
+        }
         Some(Self {
             verb: Verb::of(*bytes.first()?)?,
             flag: *bytes.get(1)?,
@@ -300,5 +307,7 @@ mod tests {
         assert_eq!(Frame::decode(&bytes), Some(frame));
         assert!((0..FIXED).all(|len| Frame::decode(&bytes[..len]).is_none()));
         assert_eq!(Frame::decode(&[99; FIXED]), None);
+        let other = [&bytes[..2], &[VERSION + 1], &bytes[3..]].concat();
+        assert_eq!(Frame::decode(&other), None);
     }
 }

@@ -177,9 +177,10 @@ impl<E> Desk<E> {
         self.tickets.iter().map(|(number, ticket)| (*number, ticket))
     }
 
-    /// Tickets that came before `time`.
-    pub fn older_than(&self, time: u64) -> Vec<u64> {
-        self.waiting().filter(|(_, ticket)| ticket.since < time).map(|(number, _)| number).collect()
+    /// Tickets that have waited longer at `now` than `limit` says for their home.
+    pub fn overdue(&self, now: u64, limit: impl Fn(Home) -> u64) -> Vec<u64> {
+        let late = |ticket: &Ticket<E>| now.saturating_sub(ticket.since) > limit(ticket.home);
+        self.waiting().filter(|(_, ticket)| late(ticket)).map(|(number, _)| number).collect()
     }
 
     /// A client is gone, and its holds with it: the inodes it held, and what may be asked now.
@@ -285,6 +286,19 @@ mod tests {
         desk.event(FILE, 0, 'a');
         assert!(desk.answered(1, (9, HOME.1)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
+    }
+
+    #[test]
+    fn each_home_has_a_deadline_of_its_own() {
+        let (mut desk, other) = (Desk::default(), (8, HOME.1));
+        desk.mark(FILE, HOME, None);
+        desk.mark((1, 3), other, None);
+        desk.event(FILE, 5, 'a');
+        desk.event((1, 3), 5, 'b');
+        let limit = |home: Home| if home == HOME { 10 } else { 20 };
+        assert!(desk.overdue(15, limit).is_empty());
+        assert_eq!(desk.overdue(16, limit), [1]);
+        assert_eq!(desk.overdue(26, limit), [1, 2]);
     }
 
     #[test]

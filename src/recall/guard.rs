@@ -26,13 +26,16 @@ use crate::local::guard::{Frame, Verb, receive, send, try_send};
 /// How the guard is to work.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long an opener waits at most.
+    /// How long an opener waits at most, whatever a folder's worker says.
     pub deadline: Duration,
     /// Whether accesses are guarded beside opens, where the kernel can.
     pub accesses: bool,
     /// Where clients connect.
     pub socket: PathBuf,
 }
+
+/// How long an opener waits where the folder's worker does not say.
+const USUAL: Duration = Duration::from_secs(300);
 
 /// Somebody who waits.
 struct Waiter {
@@ -74,6 +77,8 @@ struct State {
     /// Whose worker has passed its test and marked every stub it found: served from then on, also while a
     /// dead worker is being replaced.
     served: HashSet<Home>,
+    /// For how many milliseconds openers may wait, as the last worker said.
+    deadlines: HashMap<Home, u64>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
@@ -169,7 +174,7 @@ impl Guard {
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
     fn introduce(&self, state: &mut State) {
         let all = state.served.len() >= self.awaited;
-        let limit = self.now().saturating_sub(self.options.deadline.as_millis() as u64);
+        let limit = self.now().saturating_sub(self.within(0));
         for stranger in std::mem::take(&mut state.strangers) {
             let Stranger { inode, since, waiter } = stranger;
             if !all && !state.desk.knows(inode) {
@@ -255,13 +260,13 @@ impl Guard {
 
     /// Refuses whom the deadline has overtaken, and asks about whom nobody was asked. For ever.
     pub fn sweep(&self) {
-        let limit = self.options.deadline.as_millis() as u64;
         loop {
             let soon = Duration::from_millis(if self.state().truncating.is_empty() { 250 } else { 5 });
             std::thread::sleep(soon.min(self.options.deadline / 2));
             let mut state = self.state();
             self.truncated(&mut state);
-            for number in state.desk.older_than(self.now().saturating_sub(limit)) {
+            let limit = |home| state.deadlines.get(&home).copied().unwrap_or(self.within(0));
+            for number in state.desk.overdue(self.now(), limit) {
                 if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
                 }
@@ -273,6 +278,12 @@ impl Guard {
                 self.ask(&mut state, &numbers);
             }
         }
+    }
+
+    /// How many milliseconds an opener may wait where a worker asks for so many.
+    fn within(&self, asked: u64) -> u64 {
+        let wanted = if asked == 0 { USUAL.as_millis() as u64 } else { asked };
+        wanted.min(self.options.deadline.as_millis() as u64)
     }
 
     /// Serves one connection until it ends, and lets go what it held.
@@ -319,6 +330,7 @@ impl Guard {
             Verb::Hello if peer.worker => {
                 let root = files.into_iter().next();
                 let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
+                state.deadlines.insert(home, self.within(frame.number));
                 state.workers.insert(home, Worker { socket, root });
                 let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
