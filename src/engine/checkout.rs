@@ -161,8 +161,8 @@ struct Writer<'a> {
     slots: &'a [Slot],
     /// The first file for which there was no room; nothing more is begun then.
     full: OnceLock<Error>,
-    /// Whether openers wait at the guard.
-    held: bool,
+    /// Those whose openers wait at the guard, by their places in `slots`.
+    held: &'a Held,
 }
 
 impl Sink for Writer<'_> {
@@ -173,7 +173,7 @@ impl Sink for Writer<'_> {
 
     fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
         let slot = &self.slots[i];
-        self.begin(slot)?;
+        self.begin(i)?;
         // Several threads write pieces of one file; the handle is only taken out at the end.
         let filling = slot.filling.read().unwrap_or_else(|e| e.into_inner());
         if let Some(filling) = filling.as_ref() {
@@ -185,7 +185,7 @@ impl Sink for Writer<'_> {
 
     fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()> {
         let slot = &self.slots[i];
-        self.begin(slot)?;
+        self.begin(i)?;
         if let Some(filling) = write(&slot.filling).take() {
             let stat = filling.finish(holes).inspect_err(|_| slot.torn.store(true, Ordering::Relaxed))?;
             *lock(&slot.result) = Some(Ok(stat));
@@ -216,7 +216,8 @@ impl Sink for Writer<'_> {
 
 impl Writer<'_> {
     /// Opens the stub for filling at its first piece, so that few files are open at once.
-    fn begin(&self, slot: &Slot) -> Result<()> {
+    fn begin(&self, i: usize) -> Result<()> {
+        let slot = &self.slots[i];
         if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
             return Ok(());
         }
@@ -230,7 +231,7 @@ impl Writer<'_> {
                 path: &slot.path,
                 keys: self.keys,
                 head: &slot.head,
-                held: self.held,
+                held: self.held.file(i)?,
             };
             let begun = Filling::begin(&target)?;
             let holes = slot.holes.get().map_or(&[][..], Vec::as_slice);
@@ -272,8 +273,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     let tree = folder.tree()?;
     let progress = folder.context.progress.as_ref();
     let keys = &folder.keys;
-    let writer =
-        Writer { tree, keys, progress, slots: &slots, full: OnceLock::new(), held: held.is_guarded() };
+    let writer = Writer { tree, keys, progress, slots: &slots, full: OnceLock::new(), held: &held };
     let fetched = fetch(remotes, &folder.keys, &folder.context.cancel, &list, &writer);
     // Files begun but not finished (an interruption) become stubs again.
     for (i, slot) in slots.iter().enumerate() {
@@ -281,6 +281,7 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
             writer.failed(i, Error::Interrupted);
         }
     }
+    let full = writer.full.into_inner();
     let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
     held.release(|i| !is_full(i))?;
     crate::disk::sync_fs(tree, tree.path())?;
@@ -288,7 +289,6 @@ fn fill(folder: &mut Folder, remotes: &Remotes, batch: Batch, stats: &mut Checko
     if slots.iter().all(|slot| !slot.torn.load(Ordering::Relaxed) && is_settled(folder, slot)) {
         intents.into_iter().try_for_each(Intent::close)?;
     }
-    let full = writer.full.into_inner();
     let mut rows = Vec::new();
     for slot in slots {
         match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {

@@ -288,7 +288,7 @@ fn make_stubs(
     let (tree, keys) = (folder.tree()?, &folder.keys);
     let done = spread(items.len(), &folder.context.cancel, |i| {
         let (job, item) = (&jobs[i], &items[i]);
-        let target = Target { root: tree, path: &job.path, keys, head: &item.head, held: false };
+        let target = Target { root: tree, path: &job.path, keys, head: &item.head, held: None };
         match create::create_stub(&target, item.mode) {
             Err(_) if same_there(&target) => stat_of(tree, &job.path),
             made => made,

@@ -67,9 +67,13 @@ impl Held {
         self.guarded.get(i) == Some(&true)
     }
 
-    /// Whether openers wait at the guard.
-    pub fn is_guarded(&self) -> bool {
-        self.guard.is_some()
+    /// The file of this place in the list whose openers wait at the guard; `None` if nobody's do.
+    pub fn file(&self, i: usize) -> Result<Option<(u64, u64)>> {
+        match (&self.guard, self.inodes.get(i)) {
+            (None, _) => Ok(None),
+            (Some(_), Some(Some(inode))) => Ok(Some(*inode)),
+            (Some(_), _) => Err(Error::Changed("it was gone for a moment".into())),
+        }
     }
 
     /// Lets all go; those for which `is_stub` (by their place in the list) stay guarded.
