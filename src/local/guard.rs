@@ -48,7 +48,8 @@ pub enum Verb {
     Answer = 4,
     /// The guard asks its worker to decide about an opener; the file comes along.
     Ask = 5,
-    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file.
+    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file; to an
+    /// introduction, `flag` is 1 if the folder has a worker, and `number` of the user's files are guarded.
     Done = 6,
     /// Lists who waits: one `Waiting` each, as many as the socket takes, then `Done` with their `number`.
     List = 7,
@@ -189,6 +190,7 @@ pub struct Guard {
     socket: Mutex<OwnedFd>,
     folder: FolderId,
     serves: bool,
+    guarded: u64,
 }
 
 impl Guard {
@@ -197,15 +199,20 @@ impl Guard {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
         connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
-        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false };
+        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0 };
         let answer = guard.ask(&Frame::new(Verb::Hello), &[]).ok()?;
-        guard.serves = answer.flag == 1;
+        (guard.serves, guard.guarded) = (answer.flag == 1, answer.number);
         Some(guard)
     }
 
     /// Whether it guards this folder, with a worker that can fill stubs.
     pub fn serves(&self) -> bool {
         self.serves
+    }
+
+    /// How many files of this user it guarded when it was connected to.
+    pub fn guarded(&self) -> u64 {
+        self.guarded
     }
 
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].

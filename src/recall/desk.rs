@@ -5,7 +5,9 @@
 //! and no clock: events carry what the caller needs, time is an argument.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 
+use super::handle::Birth;
 use crate::base::id::FolderId;
 
 /// Device and inode number.
@@ -33,13 +35,19 @@ pub struct Ticket<E> {
 #[derive(Debug)]
 struct Marked {
     home: Home,
-    holders: Vec<Client>,
+    birth: Birth,
 }
 
 /// All marked files and all who wait.
 #[derive(Debug)]
 pub struct Desk<E> {
-    marked: HashMap<Inode, Marked>,
+    // Ordered, so that it can be walked in slices, and smaller as soon as there is less in it.
+    marked: BTreeMap<Inode, Marked>,
+    /// How many of them each user has.
+    of_user: HashMap<u32, usize>,
+    /// Where the walk over `marked` has come to, and how many were added since the last slice.
+    walked: (Inode, usize),
+    holders: HashMap<Inode, Vec<Client>>,
     tickets: BTreeMap<u64, Ticket<E>>,
     /// Tickets that were given up while a worker had them in hand, until he answers.
     given_up: HashMap<u64, (Home, Inode)>,
@@ -57,7 +65,15 @@ pub enum Verdict<E> {
 
 impl<E> Default for Desk<E> {
     fn default() -> Self {
-        Self { marked: HashMap::new(), tickets: BTreeMap::new(), given_up: HashMap::new(), next: 1 }
+        Self {
+            marked: BTreeMap::new(),
+            of_user: HashMap::new(),
+            walked: ((0, 0), 0),
+            holders: HashMap::new(),
+            tickets: BTreeMap::new(),
+            given_up: HashMap::new(),
+            next: 1,
+        }
     }
 }
 
@@ -67,34 +83,67 @@ impl<E> Desk<E> {
         self.marked.len()
     }
 
-    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new.
-    pub fn mark(&mut self, inode: Inode, home: Home, holder: Option<Client>) -> bool {
-        let before = self.marked.len();
-        let entry = self.marked.entry(inode).or_insert_with(|| Marked { home, holders: Vec::new() });
-        entry.home = home;
-        entry.holders.extend(holder);
-        self.marked.len() > before
+    /// How many files of a user are marked.
+    pub fn marked_of(&self, user: u32) -> usize {
+        self.of_user.get(&user).copied().unwrap_or(0)
+    }
+
+    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new:
+    /// another file may have had its number before.
+    pub fn mark(&mut self, inode: Inode, birth: Birth, home: Home, holder: Option<Client>) -> bool {
+        let known = self.unmark(inode).is_some_and(|before| before.birth == birth);
+        self.marked.insert(inode, Marked { home, birth });
+        *self.of_user.entry(home.0).or_default() += 1;
+        self.walked.1 += usize::from(!known);
+        if let Some(holder) = holder {
+            self.holders.entry(inode).or_default().push(holder);
+        }
+        !known
+    }
+
+    fn unmark(&mut self, inode: Inode) -> Option<Marked> {
+        let before = self.marked.remove(&inode)?;
+        let user = before.home.0;
+        let left = self.marked_of(user).saturating_sub(1);
+        match left {
+            0 => self.of_user.remove(&user),
+            _ => self.of_user.insert(user, left),
+        };
+        Some(before)
+    }
+
+    /// The next of all marked files, to be looked at whether they still are: so many that the walk keeps up
+    /// with what is added.
+    pub fn slice(&mut self) -> Vec<(Inode, Birth, Home)> {
+        const LEAST: usize = 64;
+        let (from, added) = std::mem::take(&mut self.walked);
+        let next = self.marked.range((Excluded(from), Unbounded)).take(LEAST + 2 * added);
+        let slice: Vec<_> = next.map(|(inode, file)| (*inode, file.birth, file.home)).collect();
+        // Behind the last it begins anew.
+        self.walked.0 = slice.last().map_or((0, 0), |(inode, ..)| *inode);
+        slice
     }
 
     /// Ends one hold; what may be asked now. `still` is false where the file is no stub any more.
     pub fn release(&mut self, inode: Inode, client: Client, still: bool) -> Vec<u64> {
-        let Some(entry) = self.marked.get_mut(&inode) else { return Vec::new() };
         // Who holds nothing has nothing to let go.
-        let Some(at) = entry.holders.iter().position(|holder| *holder == client) else { return Vec::new() };
-        entry.holders.remove(at);
-        if !entry.holders.is_empty() {
+        let Some(holders) = self.holders.get_mut(&inode) else { return Vec::new() };
+        let Some(at) = holders.iter().position(|holder| *holder == client) else { return Vec::new() };
+        holders.remove(at);
+        if !holders.is_empty() {
             return Vec::new();
         }
+        self.holders.remove(&inode);
         if !still {
-            self.marked.remove(&inode);
+            self.unmark(inode);
         }
         self.unasked(|ticket| ticket.inode == inode)
     }
 
     /// A file's openers need not wait any more.
     pub fn forget(&mut self, inode: Inode) {
-        if self.marked.get(&inode).is_some_and(|entry| entry.holders.is_empty()) {
-            self.marked.remove(&inode);
+        if !self.is_held(inode) {
+            self.unmark(inode);
         }
     }
 
@@ -111,13 +160,13 @@ impl<E> Desk<E> {
 
     /// Whether somebody holds it.
     pub fn is_held(&self, inode: Inode) -> bool {
-        self.marked.get(&inode).is_some_and(|entry| !entry.holders.is_empty())
+        self.holders.contains_key(&inode)
     }
 
     /// Somebody opens a file.
     pub fn event(&mut self, inode: Inode, now: u64, event: E) -> Verdict<E> {
-        let Some(entry) = self.marked.get(&inode) else { return Verdict::Allow(event) };
-        let (home, free) = (entry.home, entry.holders.is_empty());
+        let Some(home) = self.marked.get(&inode).map(|file| file.home) else { return Verdict::Allow(event) };
+        let free = !self.is_held(inode);
         let number = self.next;
         self.next += 1;
         self.tickets.insert(number, Ticket { inode, home, since: now, asked: false, event });
@@ -186,13 +235,13 @@ impl<E> Desk<E> {
     /// A client is gone, and its holds with it: the inodes it held, and what may be asked now.
     pub fn gone(&mut self, client: Client) -> (Vec<Inode>, Vec<u64>) {
         let mut freed = Vec::new();
-        for (inode, entry) in &mut self.marked {
-            let before = entry.holders.len();
-            entry.holders.retain(|holder| *holder != client);
-            if entry.holders.is_empty() && before > 0 {
+        self.holders.retain(|inode, holders| {
+            holders.retain(|holder| *holder != client);
+            if holders.is_empty() {
                 freed.push(*inode);
             }
-        }
+            !holders.is_empty()
+        });
         let unasked = self.unasked(|ticket| freed.contains(&ticket.inode));
         (freed, unasked)
     }
@@ -223,6 +272,7 @@ mod tests {
 
     const HOME: Home = (7, FolderId([1; 16]));
     const FILE: Inode = (1, 2);
+    const ONE: Birth = Birth::UNKNOWN;
 
     #[test]
     fn an_unknown_file_is_nobodys_business() {
@@ -232,7 +282,7 @@ mod tests {
     #[test]
     fn openers_of_a_held_file_wait_and_are_asked_about_when_it_is_released() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
+        desk.mark(FILE, ONE, HOME, Some(7));
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, false));
         assert!(desk.ask(1).is_none() && desk.for_worker(HOME).is_empty());
         assert_eq!(desk.release(FILE, 7, true), [1]);
@@ -244,8 +294,8 @@ mod tests {
     #[test]
     fn a_hold_ends_with_its_client_and_two_holds_with_the_second() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
-        desk.mark(FILE, HOME, Some(8));
+        desk.mark(FILE, ONE, HOME, Some(7));
+        desk.mark(FILE, ONE, HOME, Some(8));
         desk.event(FILE, 0, 'a');
         assert_eq!(desk.gone(7), (vec![], vec![]));
         assert_eq!(desk.gone(8), (vec![FILE], vec![1]));
@@ -254,7 +304,7 @@ mod tests {
     #[test]
     fn who_does_not_hold_a_file_cannot_let_it_go() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         assert!(desk.release(FILE, 9, false).is_empty());
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
@@ -263,7 +313,7 @@ mod tests {
     #[test]
     fn a_file_whose_opener_gave_up_is_wanted_until_its_worker_answers_or_dies() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         for ends in [
             |desk: &mut Desk<char>, number| {
                 desk.answered(number, HOME);
@@ -282,7 +332,7 @@ mod tests {
     #[test]
     fn only_its_own_worker_answers_a_ticket() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         desk.event(FILE, 0, 'a');
         assert!(desk.answered(1, (9, HOME.1)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
@@ -291,8 +341,8 @@ mod tests {
     #[test]
     fn each_home_has_a_deadline_of_its_own() {
         let (mut desk, other) = (Desk::default(), (8, HOME.1));
-        desk.mark(FILE, HOME, None);
-        desk.mark((1, 3), other, None);
+        desk.mark(FILE, ONE, HOME, None);
+        desk.mark((1, 3), ONE, other, None);
         desk.event(FILE, 5, 'a');
         desk.event((1, 3), 5, 'b');
         let limit = |home: Home| if home == HOME { 10 } else { 20 };
@@ -304,7 +354,7 @@ mod tests {
     #[test]
     fn what_a_dead_worker_had_in_hand_is_asked_anew() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.ask(1).is_some());
         assert!(desk.ask(1).is_none());
@@ -316,11 +366,32 @@ mod tests {
     #[test]
     fn a_file_that_is_full_again_is_forgotten_but_not_while_it_is_held() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
+        desk.mark(FILE, ONE, HOME, Some(7));
         desk.forget(FILE);
         assert_eq!(desk.marked(), 1);
         desk.release(FILE, 7, false);
         assert_eq!(desk.marked(), 0);
         assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Allow('a'));
+    }
+
+    #[test]
+    fn another_file_of_the_same_number_is_new() {
+        let (mut desk, other) = (Desk::<char>::default(), Birth::of_bytes(1, &[7; 8]));
+        assert!(desk.mark(FILE, ONE, HOME, None) && !desk.mark(FILE, ONE, HOME, None));
+        assert!(desk.mark(FILE, other, HOME, None) && !desk.mark(FILE, other, HOME, None));
+        assert_eq!((desk.marked(), desk.marked_of(HOME.0), desk.marked_of(9)), (1, 1, 0));
+        desk.forget(FILE);
+        assert_eq!((desk.marked(), desk.marked_of(HOME.0)), (0, 0));
+    }
+
+    #[test]
+    fn a_walk_in_slices_sees_every_marked_file_again_and_again() {
+        let mut desk = Desk::<char>::default();
+        assert!((0..1000).all(|i| desk.mark((1, i), ONE, HOME, None)));
+        // It keeps up with what is added.
+        assert_eq!(desk.slice().len(), 1000);
+        assert!(desk.slice().is_empty());
+        let seen: Vec<u64> = (0..16).flat_map(|_| desk.slice()).map(|((_, ino), ..)| ino).collect();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     }
 }

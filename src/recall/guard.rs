@@ -17,6 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
+use super::handle::Birth;
 use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
@@ -272,6 +273,7 @@ impl Guard {
                 }
             }
             self.introduce(&mut state);
+            forget_gone(&mut state);
             let homes: Vec<Home> = state.workers.keys().copied().collect();
             for home in homes {
                 let numbers = state.desk.for_worker(home);
@@ -338,8 +340,8 @@ impl Guard {
             }
             Verb::Hello => {
                 let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
-                let flag = flag.into();
-                Some(Frame { flag, ..done })
+                let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
+                Some(Frame { flag, number, ..done })
             }
             // The kernel drops those that there is no room for.
             Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
@@ -411,7 +413,7 @@ impl Guard {
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
         // Root works on anybody's folder; the worker is the folder's owner.
         let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
-        let news = state.desk.mark(inode, (user, folder), holder);
+        let news = state.desk.mark(inode, Birth::of(&file), (user, folder), holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
@@ -491,6 +493,19 @@ impl Guard {
     /// The group, for the service manager to keep.
     pub fn group(&self) -> BorrowedFd<'_> {
         self.group.fd().as_fd()
+    }
+}
+
+/// Forgets, a few at a time, files that were deleted: the kernel has dropped their marks without a word.
+fn forget_gone(state: &mut State) {
+    let State { desk, workers, .. } = state;
+    for (inode, birth, home) in desk.slice() {
+        let root = workers.get(&home).and_then(|worker| worker.root.as_ref());
+        // Another file system's handles mean nothing there.
+        let root = root.filter(|root| rustix::fs::fstat(root).is_ok_and(|stat| stat.st_dev == inode.0));
+        if root.is_some_and(|root| birth.is_gone(root)) && !desk.is_wanted(inode) {
+            desk.forget(inode);
+        }
     }
 }
 

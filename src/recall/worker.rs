@@ -287,6 +287,7 @@ impl Worker {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
+        let mut gone = lock(&self.loud).clone();
         for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
             let Seen::Entry(path, stat) = seen? else { continue };
             let small = stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
@@ -294,12 +295,14 @@ impl Worker {
             // Gone meanwhile.
             let Some(found) = fits.then(|| Found::open(tree, &path)).flatten() else { continue };
             marked += 1;
+            gone.remove(&(stat.dev, stat.ino));
             batch.push(found);
             if batch.len() == MOST_FDS / 2 {
                 self.mark(&guard, std::mem::take(&mut batch))?;
             }
         }
         self.mark(&guard, batch)?;
+        lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
 

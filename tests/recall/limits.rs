@@ -109,6 +109,49 @@ fn a_thousand_openers_at_once_all_get_their_content() {
     ));
 }
 
+/// How many files the guard has on its list.
+fn listed(guarded: &Guarded) -> u64 {
+    let output = guarded.sandbox.ok(&["status", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+    let rows = output.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.filter_map(|row| row["guarded"].as_u64()).next().expect("on-demand access is on")
+}
+
+#[test]
+fn stubs_that_are_deleted_are_forgotten() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        if let Some(why) = crate::support::guarded::obstacle(&[kind]) {
+            crate::support::say(&format!("deleted stubs were passed over on {kind}: {why}"));
+            continue;
+        }
+        let guarded = Guarded::new(kind, &[]).unwrap_or_else(|e| panic!("{e}"));
+        const COUNT: u64 = 300;
+        // The numbers of the first are given to the second.
+        for round in 0..3 {
+            for i in 0..COUNT {
+                guarded.write(i.to_string(), &noise(round * 1000 + i, SIZE));
+            }
+            guarded.stash();
+            assert_eq!((listed(&guarded), guarded.guard().marks() as u64), (COUNT, COUNT), "{kind}");
+            // Deleted, replaced, and deleted while somebody has it open.
+            let open = std::fs::File::open(guarded.at("1")).unwrap();
+            for i in 0..COUNT - 5 {
+                std::fs::remove_file(guarded.at(i.to_string())).unwrap();
+            }
+            for i in COUNT - 5..COUNT {
+                guarded.write("new", b"new");
+                std::fs::rename(guarded.at("new"), guarded.at(i.to_string())).unwrap();
+            }
+            let start = std::time::Instant::now();
+            wait_until("all are forgotten", || listed(&guarded) == 0);
+            crate::support::say(&format!(
+                "{COUNT} deleted stubs on {kind}: forgotten after {:?}",
+                start.elapsed()
+            ));
+            drop(open);
+        }
+    }
+}
+
 /// A lease on a file that still carries a mark makes the guard wait for its holder.
 fn leased(flags: &[&str]) {
     use std::os::fd::AsRawFd;
