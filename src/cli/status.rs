@@ -114,9 +114,10 @@ fn on_demand(session: &Session, folder: &Folder) -> Result<()> {
     session.out.json(&row)?;
     match (on, &folder.guard) {
         (true, _) => session.out.line("on-demand access is on: opening a stub brings it back"),
-        (false, Some(_)) => session
-            .out
-            .line(styled(DIM, "on-demand access is off: the guard does not look after this folder")),
+        (false, Some(guard)) => {
+            let why = guard.refusal().unwrap_or("the guard does not look after this folder");
+            session.out.line(styled(DIM, format!("on-demand access is off: {why}")))
+        }
         (false, None) => {
             session.out.line(styled(DIM, "on-demand access is off: no guard runs (sudo ddr guard DIR)"))
         }

@@ -480,7 +480,7 @@ impl Freeing {
             })
             .unzip();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
-        let guard = guard_now(s.guard.as_ref(), s.folder);
+        let guard = guard_now(s.guard.as_ref(), s.folder)?;
         let held = Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
         let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i], held.file(i)?));
         // Whoever waits may have it now: what is not durable yet is explained by the intent.

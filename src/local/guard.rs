@@ -191,17 +191,22 @@ pub struct Guard {
     folder: FolderId,
     serves: bool,
     guarded: u64,
+    /// Why it does not talk to us.
+    refusal: Option<String>,
 }
 
 impl Guard {
-    /// Connects; `None` if no guard runs.
+    /// Connects; `None` if no guard runs. One that does not talk to us serves nobody.
     pub fn connect(folder: FolderId) -> Option<Self> {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
         connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
-        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0 };
-        let answer = guard.ask(&Frame::new(Verb::Hello), &[]).ok()?;
-        (guard.serves, guard.guarded) = (answer.flag == 1, answer.number);
+        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0, refusal: None };
+        match guard.ask(&Frame::new(Verb::Hello), &[]) {
+            Ok(answer) => (guard.serves, guard.guarded) = (answer.flag == 1, answer.number),
+            Err(Error::Refused(why)) => guard.refusal = Some(why),
+            Err(e) => guard.refusal = Some(e.to_string()),
+        }
         Some(guard)
     }
 
@@ -210,13 +215,18 @@ impl Guard {
         self.serves
     }
 
+    /// Why it does not talk to us, if so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
     /// How many files of this user it guarded when it was connected to.
     pub fn guarded(&self) -> u64 {
         self.guarded
     }
 
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
-    /// Yields which were not guarded before.
+    /// Yields which were not guarded before; on an error nothing is held that was not before.
     pub fn hold(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
         self.mark_as(files, 1)
     }
@@ -270,9 +280,22 @@ impl Guard {
 
     fn ask(&self, frame: &Frame, files: &[BorrowedFd]) -> Result<Frame> {
         let socket = self.lock();
-        send(socket.as_fd(), &self.signed(frame), files).map_err(lost)?;
-        match receive(socket.as_fd()).map_err(lost)? {
+        let sent = send(socket.as_fd(), &self.signed(frame), files);
+        // Whoever is turned away is told so behind the news that nobody listens to him.
+        let answer = match receive(socket.as_fd()) {
+            Err(rustix::io::Errno::CONNRESET) => receive(socket.as_fd()),
+            other => other,
+        };
+        let answer = answer.map_err(lost)?;
+        if answer.is_none() {
+            sent.map_err(lost)?;
+        }
+        match answer {
             Some((answer, _)) if answer.code == 0 => Ok(answer),
+            Some((answer, _)) if answer.code == libc::EUSERS => Err(Error::Refused(
+                "the guard has as many connections, stubs or files in hand of this user as it takes (see `ddr guard --help`)"
+                    .into(),
+            )),
             Some((answer, _)) => {
                 let why = std::io::Error::from_raw_os_error(answer.code);
                 Err(Error::Refused(format!("the guard does not guard it: {why}")))

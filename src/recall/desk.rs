@@ -24,6 +24,8 @@ pub struct Ticket<E> {
     pub inode: Inode,
     /// Whose worker is asked.
     pub home: Home,
+    /// Who opens it.
+    pub user: u32,
     /// When it came, in milliseconds.
     pub since: u64,
     /// Whether a worker has it in hand.
@@ -49,6 +51,8 @@ pub struct Desk<E> {
     walked: (Inode, usize),
     holders: HashMap<Inode, Vec<Client>>,
     tickets: BTreeMap<u64, Ticket<E>>,
+    /// How many of them each user has.
+    waits: HashMap<u32, usize>,
     /// Tickets that were given up while a worker had them in hand, until he answers.
     given_up: HashMap<u64, (Home, Inode)>,
     next: u64,
@@ -71,6 +75,7 @@ impl<E> Default for Desk<E> {
             walked: ((0, 0), 0),
             holders: HashMap::new(),
             tickets: BTreeMap::new(),
+            waits: HashMap::new(),
             given_up: HashMap::new(),
             next: 1,
         }
@@ -103,12 +108,7 @@ impl<E> Desk<E> {
 
     fn unmark(&mut self, inode: Inode) -> Option<Marked> {
         let before = self.marked.remove(&inode)?;
-        let user = before.home.0;
-        let left = self.marked_of(user).saturating_sub(1);
-        match left {
-            0 => self.of_user.remove(&user),
-            _ => self.of_user.insert(user, left),
-        };
+        less(&mut self.of_user, before.home.0);
         Some(before)
     }
 
@@ -163,13 +163,24 @@ impl<E> Desk<E> {
         self.holders.contains_key(&inode)
     }
 
-    /// Somebody opens a file.
-    pub fn event(&mut self, inode: Inode, now: u64, event: E) -> Verdict<E> {
+    /// How many openers of a user wait.
+    pub fn waits_of(&self, user: u32) -> usize {
+        self.waits.get(&user).copied().unwrap_or(0)
+    }
+
+    /// How many holds these clients have.
+    pub fn holds_of(&self, clients: &[Client]) -> usize {
+        self.holders.values().flatten().filter(|client| clients.contains(client)).count()
+    }
+
+    /// A user opens a file.
+    pub fn event(&mut self, inode: Inode, user: u32, now: u64, event: E) -> Verdict<E> {
         let Some(home) = self.marked.get(&inode).map(|file| file.home) else { return Verdict::Allow(event) };
         let free = !self.is_held(inode);
         let number = self.next;
         self.next += 1;
-        self.tickets.insert(number, Ticket { inode, home, since: now, asked: false, event });
+        self.tickets.insert(number, Ticket { inode, home, user, since: now, asked: false, event });
+        *self.waits.entry(user).or_default() += 1;
         Verdict::Wait(number, free)
     }
 
@@ -190,12 +201,14 @@ impl<E> Desk<E> {
 
     /// Ends a ticket: the caller answers its event. `None` if that was done already.
     pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
-        self.tickets.remove(&number)
+        let ticket = self.tickets.remove(&number)?;
+        less(&mut self.waits, ticket.user);
+        Some(ticket)
     }
 
     /// Ends a ticket before its worker has answered: the caller answers its event.
     pub fn give_up(&mut self, number: u64) -> Option<Ticket<E>> {
-        let ticket = self.tickets.remove(&number)?;
+        let ticket = self.end(number)?;
         if ticket.asked {
             self.given_up.insert(number, (ticket.home, ticket.inode));
         }
@@ -208,7 +221,7 @@ impl<E> Desk<E> {
             self.given_up.remove(&number);
         }
         let his = self.tickets.get(&number).is_some_and(|ticket| ticket.home == home);
-        his.then(|| self.tickets.remove(&number)).flatten()
+        his.then(|| self.end(number)).flatten()
     }
 
     /// One ticket.
@@ -266,6 +279,15 @@ impl<E> Desk<E> {
     }
 }
 
+/// One less of a user's; who has none is not listed.
+fn less(counts: &mut HashMap<u32, usize>, user: u32) {
+    let left = counts.get(&user).map_or(0, |count| count.saturating_sub(1));
+    match left {
+        0 => counts.remove(&user),
+        _ => counts.insert(user, left),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,14 +298,14 @@ mod tests {
 
     #[test]
     fn an_unknown_file_is_nobodys_business() {
-        assert_eq!(Desk::default().event(FILE, 0, 'a'), Verdict::Allow('a'));
+        assert_eq!(Desk::default().event(FILE, 0, 0, 'a'), Verdict::Allow('a'));
     }
 
     #[test]
     fn openers_of_a_held_file_wait_and_are_asked_about_when_it_is_released() {
         let mut desk = Desk::default();
         desk.mark(FILE, ONE, HOME, Some(7));
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, false));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, false));
         assert!(desk.ask(1).is_none() && desk.for_worker(HOME).is_empty());
         assert_eq!(desk.release(FILE, 7, true), [1]);
         assert!(desk.ask(1).is_some());
@@ -296,7 +318,7 @@ mod tests {
         let mut desk = Desk::default();
         desk.mark(FILE, ONE, HOME, Some(7));
         desk.mark(FILE, ONE, HOME, Some(8));
-        desk.event(FILE, 0, 'a');
+        desk.event(FILE, 0, 0, 'a');
         assert_eq!(desk.gone(7), (vec![], vec![]));
         assert_eq!(desk.gone(8), (vec![FILE], vec![1]));
     }
@@ -306,7 +328,7 @@ mod tests {
         let mut desk = Desk::default();
         desk.mark(FILE, ONE, HOME, None);
         assert!(desk.release(FILE, 9, false).is_empty());
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
     }
 
@@ -320,7 +342,7 @@ mod tests {
             },
             |desk: &mut Desk<char>, _| desk.worker_gone(HOME),
         ] {
-            let Verdict::Wait(number, true) = desk.event(FILE, 0, 'a') else { panic!("it is marked") };
+            let Verdict::Wait(number, true) = desk.event(FILE, 0, 0, 'a') else { panic!("it is marked") };
             assert!(desk.ask(number).is_some());
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
             assert!(desk.answered(number, (9, HOME.1)).is_none() && desk.is_wanted(FILE));
@@ -333,7 +355,7 @@ mod tests {
     fn only_its_own_worker_answers_a_ticket() {
         let mut desk = Desk::default();
         desk.mark(FILE, ONE, HOME, None);
-        desk.event(FILE, 0, 'a');
+        desk.event(FILE, 0, 0, 'a');
         assert!(desk.answered(1, (9, HOME.1)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
     }
@@ -343,8 +365,8 @@ mod tests {
         let (mut desk, other) = (Desk::default(), (8, HOME.1));
         desk.mark(FILE, ONE, HOME, None);
         desk.mark((1, 3), ONE, other, None);
-        desk.event(FILE, 5, 'a');
-        desk.event((1, 3), 5, 'b');
+        desk.event(FILE, 0, 5, 'a');
+        desk.event((1, 3), 0, 5, 'b');
         let limit = |home: Home| if home == HOME { 10 } else { 20 };
         assert!(desk.overdue(15, limit).is_empty());
         assert_eq!(desk.overdue(16, limit), [1]);
@@ -355,7 +377,7 @@ mod tests {
     fn what_a_dead_worker_had_in_hand_is_asked_anew() {
         let mut desk = Desk::default();
         desk.mark(FILE, ONE, HOME, None);
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.ask(1).is_some());
         assert!(desk.ask(1).is_none());
         desk.worker_gone(HOME);
@@ -371,7 +393,7 @@ mod tests {
         assert_eq!(desk.marked(), 1);
         desk.release(FILE, 7, false);
         assert_eq!(desk.marked(), 0);
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Allow('a'));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Allow('a'));
     }
 
     #[test]
@@ -382,6 +404,21 @@ mod tests {
         assert_eq!((desk.marked(), desk.marked_of(HOME.0), desk.marked_of(9)), (1, 1, 0));
         desk.forget(FILE);
         assert_eq!((desk.marked(), desk.marked_of(HOME.0)), (0, 0));
+    }
+
+    #[test]
+    fn what_each_user_has_is_counted() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, ONE, HOME, Some(7));
+        desk.mark((1, 3), ONE, HOME, Some(8));
+        assert_eq!((desk.holds_of(&[7, 8]), desk.holds_of(&[8]), desk.holds_of(&[])), (2, 1, 0));
+        for event in ['a', 'b', 'c'] {
+            desk.event(FILE, 5, 0, event);
+        }
+        desk.event(FILE, 6, 0, 'd');
+        assert_eq!((desk.waits_of(5), desk.waits_of(6)), (3, 1));
+        assert!(desk.end(1).is_some() && desk.give_up(2).is_some() && desk.answered(3, HOME).is_some());
+        assert_eq!((desk.waits_of(5), desk.waits_of(6)), (0, 1));
     }
 
     #[test]

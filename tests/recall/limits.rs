@@ -186,6 +186,57 @@ fn who_holds_a_lease_keeps_nobody_from_other_files() {
     leased(&["--opens-only"]);
 }
 
+#[test]
+fn a_lease_that_is_held_on_a_stub_keeps_nobody_from_other_stubs() {
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    guarded.guard = None;
+    const LEASES: u64 = 6;
+    for i in 0..LEASES + 20 {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    guarded.stash();
+    // Its owner can open a stub as it is only while there is no guard.
+    let lease = |i: u64| {
+        let file = std::fs::File::options().read(true).write(true).open(guarded.at(i.to_string())).unwrap();
+        // SAFETY: plain integers. The signal by which it is wanted back must not end the test.
+        let leased = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+        };
+        assert!(leased, "{}", std::io::Error::last_os_error());
+        file
+    };
+    let ours = crate::support::own_files();
+    let leased: Vec<_> = (0..LEASES).map(lease).collect();
+    drop(ours);
+    guarded.start(&[]);
+    let read = |i: u64| {
+        let path = guarded.at(i.to_string());
+        std::thread::spawn(move || std::fs::read(path))
+    };
+    let mut others = Vec::new();
+    let mut worst = Duration::ZERO;
+    for i in 0..20 {
+        if i < LEASES {
+            others.push(read(i));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let start = Instant::now();
+        assert!(std::fs::read(guarded.at((LEASES + i).to_string())).unwrap() == noise(LEASES + i, SIZE));
+        worst = worst.max(start.elapsed());
+    }
+    assert!(others.iter().all(|other| !other.is_finished()), "the leases are held");
+    crate::support::say(&format!("with {LEASES} leases held on stubs others took at most {worst:?}"));
+    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    drop(leased);
+    for (i, other) in others.into_iter().enumerate() {
+        assert!(other.join().unwrap().unwrap() == noise(i as u64, SIZE), "{i}");
+    }
+}
+
 /// Takes all the room of a file system.
 fn fill_up(guarded: &Guarded) -> std::path::PathBuf {
     let path = guarded.beside().join("filler");
