@@ -12,17 +12,18 @@ use super::races::guarded;
 use crate::support::guarded::{Guard, Guarded, is_stub, wait_until};
 use crate::support::{Running, program};
 
-const OWNER: u32 = 4_101;
-const OTHER: u32 = 4_102;
+pub const OWNER: u32 = 4_101;
+pub const OTHER: u32 = 4_102;
 
 /// A folder of an ordinary user on a machine that knows him, with a guard run by root.
-struct Owned {
-    guarded: Guarded,
+pub struct Owned {
+    pub guarded: Guarded,
     bin: PathBuf,
+    folders: Vec<PathBuf>,
 }
 
 impl Owned {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let mut guarded = guarded(&[])?;
         guarded.guard = None;
         for dir in [guarded.outside(), guarded.sandbox.root(), guarded.sandbox.root().join("one").as_path()] {
@@ -31,26 +32,47 @@ impl Owned {
         // The build may lie where he cannot go.
         let bin = guarded.outside().join("ddr");
         std::fs::copy(program(), &bin).unwrap();
-        let home = guarded.outside().join("home");
-        std::fs::create_dir_all(&home).unwrap();
-        chown(&home, Some(OWNER), Some(OWNER)).unwrap();
+        for user in [OWNER, OTHER] {
+            let home = guarded.outside().join(format!("home-{user}"));
+            std::fs::create_dir_all(&home).unwrap();
+            chown(&home, Some(user), Some(user)).unwrap();
+        }
         std::fs::remove_dir_all(guarded.sandbox.store()).unwrap();
         std::fs::create_dir(guarded.sandbox.store()).unwrap();
         chown(guarded.sandbox.store(), Some(OWNER), Some(OWNER)).unwrap();
-        Some(Self { guarded, bin })
+        Some(Self { guarded, bin, folders: Vec::new() })
     }
 
     fn folder(&self) -> PathBuf {
         self.guarded.sandbox.root().join("his")
     }
 
+    /// Makes a folder of a user's, with a store of its own; guarded from the next start on.
+    pub fn add(&mut self, name: &str, user: u32) -> PathBuf {
+        let folder = self.guarded.sandbox.root().join(name);
+        let store = self.guarded.sandbox.root().join(format!("store of {name}"));
+        for dir in [&folder, &store] {
+            std::fs::create_dir(dir).unwrap();
+            chown(dir, Some(user), Some(user)).unwrap();
+        }
+        let line =
+            format!("\"$ddr\" init . && \"$ddr\" remote add near '{}' --init --same-disk", store.display());
+        self.run_in(&folder, user, &line).expect(&[0]).unwrap();
+        self.folders.push(folder.clone());
+        folder
+    }
+
     /// Runs a line as this user, in the folder.
     fn run(&self, user: u32, line: &str) -> crate::support::Output {
+        self.run_in(&self.folder(), user, line)
+    }
+
+    pub fn run_in(&self, dir: &std::path::Path, user: u32, line: &str) -> crate::support::Output {
         let mut command = Command::new("setpriv");
         self.guarded.sandbox.settle(&mut command);
         let id = user.to_string();
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c", line]);
-        command.current_dir(self.folder()).env("HOME", self.guarded.outside().join("home"));
+        command.current_dir(dir).env("HOME", self.guarded.outside().join(format!("home-{user}")));
         for name in ["CACHE", "STATE", "CONFIG", "DATA"] {
             command.env_remove(format!("XDG_{name}_HOME"));
         }
@@ -64,22 +86,27 @@ impl Owned {
     }
 
     /// A guard, run by root on a machine whose list of users has him.
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.start_with(&[]);
     }
 
     fn start_with(&mut self, flags: &[&str]) {
         self.guarded.guard = None;
         let passwd = self.guarded.outside().join("passwd");
-        let home = self.guarded.outside().join("home");
-        std::fs::write(&passwd, format!("his:x:{OWNER}:{OWNER}::{}:/bin/sh\n", home.display())).unwrap();
+        let line = |user: u32| {
+            let home = self.guarded.outside().join(format!("home-{user}"));
+            format!("u{user}:x:{user}:{user}::{}:/bin/sh\n", home.display())
+        };
+        std::fs::write(&passwd, [OWNER, OTHER].map(line).concat()).unwrap();
         let mut command = Command::new("unshare");
         self.guarded.sandbox.settle(&mut command);
-        let line = "mount --bind \"$passwd\" /etc/passwd && exec \"$ddr\" guard \"$@\" \"$folder\"";
-        command.args(["-m", "sh", "-c", line, "sh"]).args(flags);
-        command.env("passwd", passwd).env("ddr", &self.bin).env("folder", self.folder());
+        let line = "mount --bind \"$passwd\" /etc/passwd && exec \"$ddr\" guard \"$@\"";
+        command.args(["-m", "sh", "-c", line, "sh"]).args(flags).args(&self.folders);
+        command.env("passwd", passwd).env("ddr", &self.bin);
         let guard = Guard::spawn(command);
-        guard.wait_for(" guarded (");
+        for folder in &self.folders {
+            guard.wait_for(&format!(" guarded ({})", folder.display()));
+        }
         self.guarded.guard = Some(guard);
     }
 }
@@ -89,6 +116,7 @@ fn owned() -> Option<Owned> {
     std::fs::create_dir(owned.folder()).unwrap();
     chown(owned.folder(), Some(OWNER), Some(OWNER)).unwrap();
     owned.ok("\"$ddr\" init . && \"$ddr\" remote add disk2 \"$store\" --init --same-disk");
+    owned.folders.push(owned.folder());
     owned.start();
     Some(owned)
 }
