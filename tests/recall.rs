@@ -2,6 +2,7 @@
 
 mod churn;
 mod folders;
+mod kills;
 mod limits;
 mod manners;
 mod matrix;
