@@ -16,8 +16,9 @@ use place::Place;
 type Case = (&'static str, fn(&Place));
 
 /// Every case that a file system can make a difference to.
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     ("converting keeps everything but blocks", stubs::i3_converting_keeps_everything_but_blocks),
+    ("only the file that the guard holds is touched", stubs::only_the_file_that_the_guard_holds_is_touched),
     ("filling brings every byte back", stubs::filling_brings_every_byte_back),
     ("sparse files", stubs::holes_stay_holes),
     ("abandoned and dropped fillings", stubs::abandoned_fillings_are_stubs_again),

@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use crate::base::units;
 use crate::engine::folder::locate;
 use crate::local::guard::socket_path;
-use crate::recall::guard::Options;
+use crate::recall::guard::{Limits, Options};
 use crate::recall::service::{self, Charge};
 
 /// Arguments of `ddr guard`.
@@ -16,9 +16,19 @@ pub struct GuardArgs {
     /// Folders to guard
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
-    /// How long an opener waits at most before it gets an error
-    #[arg(long, default_value = "5m", value_name = "DURATION")]
+    /// How long an opener waits at most before it gets an error, whatever a folder's `recall.deadline` says
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub deadline: String,
+    /// Connections that one user may have at a time; these limits are not for root
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub user_connections: usize,
+    /// Files of one user that are guarded at most
+    #[arg(long, default_value_t = 4_000_000, value_name = "N")]
+    pub user_stubs: usize,
+    /// Files that one user may wait for, and as many that he may hold while they change [default: an eighth
+    /// of the descriptors that the guard may have]
+    #[arg(long, value_name = "N")]
+    pub user_files: Option<usize>,
     /// Guard opens only, as kernels before 6.14 can
     #[arg(long)]
     pub opens_only: bool,
@@ -38,6 +48,16 @@ pub fn run(session: &Session, args: &GuardArgs) -> Result<()> {
         deadline: units::parse_duration(&args.deadline)?,
         accesses: !args.opens_only,
         socket: socket_path(),
+        limits: Limits {
+            connections: args.user_connections,
+            stubs: args.user_stubs,
+            files: args.user_files.unwrap_or_else(share_of_descriptors),
+        },
     };
     service::run(charges.collect::<Result<_>>()?, options, &session.context().cancel)
+}
+
+fn share_of_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| limit as usize / 8)
 }

@@ -108,12 +108,16 @@ pub fn tell_change(session: &Session, item: &Item) -> Result<()> {
 /// Whether opening a stub brings it back.
 fn on_demand(session: &Session, folder: &Folder) -> Result<()> {
     let on = folder.guard.as_ref().is_some_and(|guard| guard.serves());
-    session.out.json(&json!({ "type": "on-demand", "on": on }))?;
+    let guarded = folder.guard.as_ref().filter(|_| on).map(|guard| guard.guarded());
+    let mut row = json!({ "type": "on-demand", "on": on });
+    guarded.into_iter().for_each(|guarded| row["guarded"] = guarded.into());
+    session.out.json(&row)?;
     match (on, &folder.guard) {
         (true, _) => session.out.line("on-demand access is on: opening a stub brings it back"),
-        (false, Some(_)) => session
-            .out
-            .line(styled(DIM, "on-demand access is off: the guard does not look after this folder")),
+        (false, Some(guard)) => {
+            let why = guard.refusal().unwrap_or("the guard does not look after this folder");
+            session.out.line(styled(DIM, format!("on-demand access is off: {why}")))
+        }
         (false, None) => {
             session.out.line(styled(DIM, "on-demand access is off: no guard runs (sudo ddr guard DIR)"))
         }

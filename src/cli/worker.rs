@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::session::Session;
 use crate::base::error::{Error, Result};
-use crate::base::units;
 use crate::engine::config::{Config, RecallConfig};
 use crate::engine::folder::locate;
 use crate::model::manners::{BurstLimit, Manners, Rule};
@@ -29,21 +28,16 @@ pub fn run(session: &Session, args: &WorkerArgs) -> Result<()> {
 }
 
 fn settings(config: &RecallConfig) -> Result<Settings> {
-    let rules = config.rule.iter().map(|rule| {
-        let glob = |text: &String| {
-            globset::Glob::new(text)
-                .map(|glob| glob.compile_matcher())
-                .map_err(|e| Error::Invalid(format!("config.toml: recall.rule.program: {e}")))
-        };
-        let program = rule.program.as_ref().map(glob).transpose()?;
-        Ok(Rule { program, user: rule.user, action: rule.action })
-    });
+    let rules = config
+        .rule
+        .iter()
+        .map(|rule| Ok(Rule { program: rule.glob()?, user: rule.user, action: rule.action }));
     let limit = BurstLimit { stubs: config.burst.unwrap_or(200), within: Duration::from_secs(60) };
-    let slow = config.slow.as_deref().unwrap_or("250ms");
     Ok(Settings {
         parallel: config.parallel.unwrap_or(4),
-        slow: units::parse_duration(slow)?,
-        ahead: config.ahead.as_deref().map_or(Ok(0), units::parse_size)?,
+        slow: config.slow()?,
+        deadline: config.deadline()?,
+        ahead: config.ahead()?,
         manners: Manners::new(rules.collect::<Result<_>>()?, limit),
     })
 }

@@ -255,7 +255,7 @@ impl Site<'_> {
             Ok(held) => held,
             Err(e) => return Filled { slots, intents, done: Err(e) },
         };
-        let fetched = self.fetch(&slots, held.is_guarded());
+        let fetched = self.fetch(&slots, &held);
         let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
         match held.release(|i| !is_full(i)) {
             Ok(()) => Filled { slots, intents, done: fetched },
@@ -263,7 +263,7 @@ impl Site<'_> {
         }
     }
 
-    fn fetch(&self, slots: &[Slot], held: bool) -> Result<()> {
+    fn fetch(&self, slots: &[Slot], held: &Held) -> Result<()> {
         let wanted = |s: &Slot| Wanted { body: Some(s.head.body), size: s.head.size };
         let list: Vec<Wanted> = slots.iter().map(wanted).collect();
         let writer = Writer {
@@ -292,8 +292,8 @@ struct Writer<'a> {
     progress: &'a dyn Progress,
     slots: &'a [Slot],
     full: &'a OnceLock<Error>,
-    /// Whether openers wait at the guard.
-    held: bool,
+    /// Those whose openers wait at the guard, by their places in `slots`.
+    held: &'a Held,
 }
 
 impl Sink for Writer<'_> {
@@ -304,7 +304,7 @@ impl Sink for Writer<'_> {
 
     fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
         let slot = &self.slots[i];
-        self.begin(slot)?;
+        self.begin(i)?;
         // Several threads write pieces of one file; the handle is only taken out at the end.
         let filling = slot.filling.read().unwrap_or_else(|e| e.into_inner());
         if let Some(filling) = filling.as_ref() {
@@ -316,7 +316,7 @@ impl Sink for Writer<'_> {
 
     fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()> {
         let slot = &self.slots[i];
-        self.begin(slot)?;
+        self.begin(i)?;
         if let Some(filling) = write(&slot.filling).take() {
             let stat = filling.finish(holes).inspect_err(|_| slot.torn.store(true, Ordering::Relaxed))?;
             *lock(&slot.result) = Some(Ok(stat));
@@ -347,7 +347,8 @@ impl Sink for Writer<'_> {
 
 impl Writer<'_> {
     /// Opens the stub for filling at its first piece, so that few files are open at once.
-    fn begin(&self, slot: &Slot) -> Result<()> {
+    fn begin(&self, i: usize) -> Result<()> {
+        let slot = &self.slots[i];
         if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
             return Ok(());
         }
@@ -361,7 +362,7 @@ impl Writer<'_> {
                 path: &slot.path,
                 keys: self.keys,
                 head: &slot.head,
-                held: self.held,
+                held: self.held.file(i)?,
             };
             let begun = Filling::begin(&target)?;
             let holes = slot.holes.get().map_or(&[][..], Vec::as_slice);

@@ -128,6 +128,8 @@ pub struct RecallConfig {
     pub burst: Option<usize>,
     /// How long a slowed opener waits beforehand (`250ms`).
     pub slow: Option<String>,
+    /// How long an opener waits at most before it gets an error (`5m`); the guard's own limit still holds.
+    pub deadline: Option<String>,
     /// Bytes of neighbours that are fetched ahead of a file, when there is nothing else to do (0).
     pub ahead: Option<String>,
     /// `[[recall.rule]]`: the first that fits decides.
@@ -144,6 +146,46 @@ pub struct RecallRule {
     pub user: Option<u32>,
     /// `allow`, `refuse` or `slow`.
     pub action: Action,
+}
+
+impl RecallConfig {
+    /// How long a slowed opener waits beforehand.
+    pub fn slow(&self) -> Result<Duration> {
+        self.slow.as_deref().map_or(Ok(Duration::from_millis(250)), units::parse_duration)
+    }
+
+    /// How long an opener waits at most.
+    pub fn deadline(&self) -> Result<Duration> {
+        let deadline =
+            self.deadline.as_deref().map_or(Ok(Duration::from_secs(300)), units::parse_duration)?;
+        match deadline >= Duration::from_secs(1) {
+            true => Ok(deadline),
+            false => Err(Error::Invalid("recall.deadline must be at least 1s".into())),
+        }
+    }
+
+    /// Bytes of neighbours that are fetched ahead.
+    pub fn ahead(&self) -> Result<u64> {
+        self.ahead.as_deref().map_or(Ok(0), units::parse_size)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.slow()?;
+        self.deadline()?;
+        self.ahead()?;
+        self.rule.iter().try_for_each(|rule| rule.glob().map(drop))
+    }
+}
+
+impl RecallRule {
+    /// The programs that it is about; `None` for all.
+    pub fn glob(&self) -> Result<Option<globset::GlobMatcher>> {
+        let glob = |text: &String| {
+            let glob = globset::Glob::new(text).map(|glob| glob.compile_matcher());
+            glob.map_err(|e| Error::Invalid(format!("recall.rule.program: {e}")))
+        };
+        self.program.as_ref().map(glob).transpose()
+    }
 }
 
 /// Garbage collection.
@@ -267,6 +309,7 @@ impl Config {
         config.grace()?;
         config.keep_deleted()?;
         config.daemon.scrub()?;
+        config.recall.check()?;
         if config.stash.copies == Some(0) {
             return Err(Error::Invalid("stash.copies must be at least 1".into()));
         }
@@ -424,6 +467,9 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("min_sice"), "{error}");
         assert!(Config::parse("[stash]\nmin_size = \"1KiB\"\n").is_err());
         assert!(Config::parse("[stash]\ncopies = 0\n").is_err());
+        for bad in ["deadline = \"10ms\"", "deadline = \"soon\"", "slow = \"x\"", "ahead = \"x\""] {
+            assert!(Config::parse(&format!("[recall]\n{bad}\n")).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
-use crate::local::guard::Guard;
+use crate::local::guard::{Guard, MOST_FDS};
 use crate::local::root::Root;
 
 /// Who guards a folder, if anybody.
@@ -18,10 +18,17 @@ pub fn guard_of(folder: &Folder) -> Option<Arc<Guard>> {
     folder.guard.clone().filter(|guard| guard.serves())
 }
 
-/// The same at this moment: a guard may have come since the folder was opened.
-pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Option<Arc<Guard>> {
-    let fresh = || Guard::connect(folder).filter(Guard::serves).map(Arc::new);
-    known.filter(|guard| guard.serves()).cloned().or_else(fresh)
+/// The same at this moment: a guard may have come since the folder was opened. An error if there is one that
+/// does not talk to us: what we do would not be guarded.
+pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Result<Option<Arc<Guard>>> {
+    if let Some(guard) = known.filter(|guard| guard.serves()) {
+        return Ok(Some(Arc::clone(guard)));
+    }
+    let Some(guard) = Guard::connect(folder) else { return Ok(None) };
+    match guard.refusal() {
+        Some(why) => Err(Error::Refused(why.into())),
+        None => Ok(Some(guard).filter(Guard::serves).map(Arc::new)),
+    }
 }
 
 /// Held files; dropping it lets all go as stubs, which is always safe.
@@ -43,23 +50,30 @@ impl Held {
             return Ok(Self { guard: None, inodes: Vec::new(), guarded: Vec::new() });
         };
         let mut held = Self { guard: Some(Arc::clone(guard)), inodes: Vec::new(), guarded: Vec::new() };
-        let mut news = Vec::new();
+        let paths: Vec<&RelPath> = paths.collect();
         // Few descriptors at a time.
-        let mut files: Vec<OwnedFd> = Vec::new();
-        for path in paths {
-            let file = tree.open_name(path).ok();
-            let stat = file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
-            held.inodes.push(stat.map(|stat| (stat.st_dev, stat.st_ino)));
-            files.extend(file);
-            if files.len() == crate::local::guard::MOST_FDS {
-                news.extend(guard.hold(&std::mem::take(&mut files))?);
+        for some in paths.chunks(MOST_FDS) {
+            if let Err(e) = held.hold(guard, tree, some) {
+                // Nothing was done to them yet.
+                let guarded = std::mem::take(&mut held.guarded);
+                return held.release(|i| guarded.get(i) == Some(&true)).and(Err(e));
             }
         }
-        news.extend(guard.hold(&files)?);
-        let mut news = news.into_iter();
-        held.guarded =
-            held.inodes.iter().map(|inode| inode.is_some() && news.next() == Some(false)).collect();
         Ok(held)
+    }
+
+    fn hold(&mut self, guard: &Guard, tree: &Root, paths: &[&RelPath]) -> Result<()> {
+        let files: Vec<Option<OwnedFd>> = paths.iter().map(|path| tree.open_name(path).ok()).collect();
+        let inode = |file: &Option<OwnedFd>| {
+            let stat = rustix::fs::fstat(file.as_ref()?).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let inodes: Vec<_> = files.iter().map(inode).collect();
+        let files: Vec<OwnedFd> = files.into_iter().flatten().collect();
+        let mut news = guard.hold(&files)?.into_iter();
+        self.guarded.extend(inodes.iter().map(|inode| inode.is_some() && news.next() == Some(false)));
+        self.inodes.extend(inodes);
+        Ok(())
     }
 
     /// Whether a file was guarded before, and so is (or was) a stub of its own right.
@@ -67,9 +81,13 @@ impl Held {
         self.guarded.get(i) == Some(&true)
     }
 
-    /// Whether openers wait at the guard.
-    pub fn is_guarded(&self) -> bool {
-        self.guard.is_some()
+    /// The file of this place in the list whose openers wait at the guard; `None` if nobody's do.
+    pub fn file(&self, i: usize) -> Result<Option<(u64, u64)>> {
+        match (&self.guard, self.inodes.get(i)) {
+            (None, _) => Ok(None),
+            (Some(_), Some(Some(inode))) => Ok(Some(*inode)),
+            (Some(_), _) => Err(Error::Changed("it was gone for a moment".into())),
+        }
     }
 
     /// Lets all go; those for which `is_stub` (by their place in the list) stay guarded.

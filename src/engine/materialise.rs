@@ -264,7 +264,7 @@ impl Site<'_> {
 
     fn stub(&self, job: &Job, item: &Item) -> Result<Stat> {
         let target =
-            Target { root: &self.tree, path: &job.path, keys: &self.keys, head: &item.head, held: false };
+            Target { root: &self.tree, path: &job.path, keys: &self.keys, head: &item.head, held: None };
         match create::create_stub(&target, item.mode) {
             Err(_) if same_there(&target) => stat_of(&self.tree, &job.path),
             made => made,

@@ -80,7 +80,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         let mut settled = true;
         for item in items {
             let at = item.path.clone();
-            let known = Known { task: *task, item, held: false };
+            let known = Known { task: *task, item, held: None };
             settled &= try_one(folder, &remotes, known, &at, &mut stats);
             if let Some(ino) = item.ino.filter(|ino| !lies_at(folder, &at, *ino)) {
                 elsewhere.insert(ino, (*task, item, file));
@@ -92,7 +92,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     for (ino, at) in find(folder, &elsewhere)? {
         let (task, item, file) = elsewhere[&ino];
-        if !try_one(folder, &remotes, Known { task, item, held: false }, &at, &mut stats) {
+        if !try_one(folder, &remotes, Known { task, item, held: None }, &at, &mut stats) {
             open.push(file.to_path_buf());
         }
     }
@@ -170,7 +170,7 @@ fn sweep_one(
         Item { path: path.clone(), head, mode: row.map_or(stat.mode, |row| row.mode), ino: Some(stat.ino) };
     drop(file);
     let held = Held::take(guard, tree, std::iter::once(path))?;
-    let known = Known { task: Task::Fill, item: &item, held: held.is_guarded() };
+    let known = Known { task: Task::Fill, item: &item, held: held.file(0)? };
     Ok(try_one(folder, remotes, known, path, stats))
 }
 
@@ -229,8 +229,8 @@ fn tell(folder: &Folder, stats: &MendStats) {
 struct Known<'a> {
     task: Task,
     item: &'a Item,
-    /// Whether its openers wait at the guard.
-    held: bool,
+    /// The file whose openers wait at the guard, if it has them wait.
+    held: Option<(u64, u64)>,
 }
 
 fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &mut MendStats) -> Result<()> {

@@ -155,17 +155,27 @@ impl Recaller {
 
     /// Fills a stub that nobody has open, nor waits for; one that somebody comes for meanwhile lets him wait.
     pub fn recall_ahead(&self, path: &RelPath) -> Result<Option<Filled>> {
-        let open = || self.tree.open_file(path, RootAccess::Read);
         let Some(guard) = &self.guard else { return Ok(None) };
+        // The lease that begins the filling allows no other descriptor.
+        let open = |wanted| {
+            let file = self.tree.open_file(path, RootAccess::Read)?;
+            let stat = Stat::of(&file).map_err(|e| Error::io("inspecting", "a stub", e))?;
+            match Some((stat.dev, stat.ino)) == wanted {
+                true => Ok(file),
+                // What was filled keeps its mark, which explains it.
+                false => Err(Error::Changed("another file lies there by now".into())),
+            }
+        };
         let held = Held::take(Some(guard), &self.tree, std::iter::once(path))?;
-        let file = open()?;
+        let wanted = held.file(0)?;
+        let file = open(wanted)?;
         let State::Stub(head) = self.look(&file)? else { return Ok(None) };
         // Nobody has used it yet.
         let cold = Stat::of(&file).ok().map(|stat| stat.atime);
         drop(file);
-        let target = Target { root: &self.tree, path, keys: &self.keys, head: &head, held: true };
+        let target = Target { root: &self.tree, path, keys: &self.keys, head: &head, held: wanted };
         self.fill(&self.remotes(), &|| Filling::begin(&target), &head, &|_| {})?;
-        let file = open()?;
+        let file = open(wanted)?;
         lock(&self.unsettled).extend(inode(&file));
         held.release(|_| false)?;
         Ok(Some(Filled { file, head, cold }))

@@ -480,9 +480,9 @@ impl Freeing {
             })
             .unzip();
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
-        let guard = guard_now(s.guard.as_ref(), s.folder);
+        let guard = guard_now(s.guard.as_ref(), s.folder)?;
         let held = Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
-        let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i]));
+        let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i], held.file(i)?));
         // Whoever waits may have it now: what is not durable yet is explained by the intent.
         let whole: HashSet<usize> = done
             .iter()
@@ -529,10 +529,10 @@ fn may_be_half_way(error: &Error) -> bool {
     !matches!(error, Error::Refused(_) | Error::Changed(_))
 }
 
-fn convert_one(s: &Shared, candidate: &Candidate, item: &Item) -> Result<Stat> {
+fn convert_one(s: &Shared, candidate: &Candidate, item: &Item, held: Option<(u64, u64)>) -> Result<Stat> {
     let row = &candidate.row;
     let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
-    let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head, held: false };
+    let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head, held };
     let content = item.head.content;
     stub::convert(&target, &expect, &|file| still_hashes_to(file, content))
 }

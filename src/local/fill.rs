@@ -40,8 +40,8 @@ pub struct Filling {
 impl Filling {
     /// Takes the file exclusively and checks that it is the stub of `target.head`.
     pub fn begin(target: &Target) -> Result<Self> {
-        let mut held = Exclusive::open(target.root, target.path)?;
-        if target.held {
+        let mut held = target.open()?;
+        if target.held.is_some() {
             held.rely_on_guard();
         }
         Self::of(held, target.keys, target.head)

@@ -24,6 +24,9 @@ use crate::base::id::FolderId;
 pub const MOST_FDS: usize = 128;
 /// Bytes in one frame.
 pub const FRAME: usize = 512;
+/// What both ends must speak. A guard outlives an update of the program: whoever speaks another version is no
+/// guard to a client, and no client to a guard.
+pub const VERSION: u8 = 1;
 
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
@@ -33,7 +36,8 @@ pub fn socket_path() -> PathBuf {
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// A process introduces itself and names its folder; `flag` 1 is that folder's worker.
+    /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
+    /// how many milliseconds an opener may wait (0: as long as is usual).
     Hello = 1,
     /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
     /// opens one waits until this connection releases it.
@@ -44,7 +48,8 @@ pub enum Verb {
     Answer = 4,
     /// The guard asks its worker to decide about an opener; the file comes along.
     Ask = 5,
-    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file.
+    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file; to an
+    /// introduction, `flag` is 1 if the folder has a worker, and `number` of the user's files are guarded.
     Done = 6,
     /// Lists who waits: one `Waiting` each, as many as the socket takes, then `Done` with their `number`.
     List = 7,
@@ -67,7 +72,7 @@ impl Verb {
     }
 }
 
-/// One message: verb, flag, code (4 bytes from byte 4), ticket (8), folder (16), number (8), other (8),
+/// One message: verb, flag, version, a zero, code (4 bytes), ticket (8), folder (16), number (8), other (8),
 /// then `text`. Little-endian, since both ends are on one machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
@@ -99,7 +104,7 @@ impl Frame {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = vec![self.verb as u8, self.flag, 0, 0];
+        let mut out = vec![self.verb as u8, self.flag, VERSION, 0];
         out.extend_from_slice(&self.code.to_le_bytes());
         out.extend_from_slice(&self.ticket.to_le_bytes());
         out.extend_from_slice(&self.folder.0);
@@ -112,6 +117,9 @@ impl Frame {
     /// `None` for anything that is not a frame.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        if *bytes.get(2)? != VERSION {
+            return None;
+        }
         Some(Self {
             verb: Verb::of(*bytes.first()?)?,
             flag: *bytes.get(1)?,
@@ -182,17 +190,23 @@ pub struct Guard {
     socket: Mutex<OwnedFd>,
     folder: FolderId,
     serves: bool,
+    guarded: u64,
+    /// Why it does not talk to us.
+    refusal: Option<String>,
 }
 
 impl Guard {
-    /// Connects; `None` if no guard runs.
+    /// Connects; `None` if no guard runs. One that does not talk to us serves nobody.
     pub fn connect(folder: FolderId) -> Option<Self> {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
         connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
-        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false };
-        let answer = guard.ask(&Frame::new(Verb::Hello), &[]).ok()?;
-        guard.serves = answer.flag == 1;
+        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0, refusal: None };
+        match guard.ask(&Frame::new(Verb::Hello), &[]) {
+            Ok(answer) => (guard.serves, guard.guarded) = (answer.flag == 1, answer.number),
+            Err(Error::Refused(why)) => guard.refusal = Some(why),
+            Err(e) => guard.refusal = Some(e.to_string()),
+        }
         Some(guard)
     }
 
@@ -201,8 +215,18 @@ impl Guard {
         self.serves
     }
 
+    /// Why it does not talk to us, if so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// How many files of this user it guarded when it was connected to.
+    pub fn guarded(&self) -> u64 {
+        self.guarded
+    }
+
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
-    /// Yields which were not guarded before.
+    /// Yields which were not guarded before; on an error nothing is held that was not before.
     pub fn hold(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
         self.mark_as(files, 1)
     }
@@ -256,9 +280,22 @@ impl Guard {
 
     fn ask(&self, frame: &Frame, files: &[BorrowedFd]) -> Result<Frame> {
         let socket = self.lock();
-        send(socket.as_fd(), &self.signed(frame), files).map_err(lost)?;
-        match receive(socket.as_fd()).map_err(lost)? {
+        let sent = send(socket.as_fd(), &self.signed(frame), files);
+        // Whoever is turned away is told so behind the news that nobody listens to him.
+        let answer = match receive(socket.as_fd()) {
+            Err(rustix::io::Errno::CONNRESET) => receive(socket.as_fd()),
+            other => other,
+        };
+        let answer = answer.map_err(lost)?;
+        if answer.is_none() {
+            sent.map_err(lost)?;
+        }
+        match answer {
             Some((answer, _)) if answer.code == 0 => Ok(answer),
+            Some((answer, _)) if answer.code == libc::EUSERS => Err(Error::Refused(
+                "the guard has as many connections, stubs or files in hand of this user as it takes (see `ddr guard --help`)"
+                    .into(),
+            )),
             Some((answer, _)) => {
                 let why = std::io::Error::from_raw_os_error(answer.code);
                 Err(Error::Refused(format!("the guard does not guard it: {why}")))
@@ -300,5 +337,7 @@ mod tests {
         assert_eq!(Frame::decode(&bytes), Some(frame));
         assert!((0..FIXED).all(|len| Frame::decode(&bytes[..len]).is_none()));
         assert_eq!(Frame::decode(&[99; FIXED]), None);
+        let other = [&bytes[..2], &[VERSION + 1], &bytes[3..]].concat();
+        assert_eq!(Frame::decode(&other), None);
     }
 }

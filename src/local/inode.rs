@@ -34,14 +34,28 @@ pub struct Target<'a> {
     pub keys: &'a Keys,
     /// What the stub says.
     pub head: &'a StubHead,
-    /// Whether the guard makes everybody who opens it wait.
-    pub held: bool,
+    /// The file (device, inode) whose openers the guard makes wait, where there is a guard: no other that
+    /// came to lie there meanwhile is touched.
+    pub held: Option<(u64, u64)>,
 }
 
 impl Target<'_> {
     /// The header block for this name.
     pub(super) fn block(&self) -> [u8; HEADER_LEN] {
         self.head.encode(self.keys, self.path.name())
+    }
+
+    /// The file opened and leased, and the one that the guard holds, if it holds one.
+    pub(super) fn open(&self) -> Result<Exclusive> {
+        self.same(Exclusive::open(self.root, self.path)?)
+    }
+
+    /// Fails if this is another file than the one that the guard holds.
+    pub(super) fn same(&self, opened: Exclusive) -> Result<Exclusive> {
+        match self.held.is_none_or(|held| held == (opened.stat.dev, opened.stat.ino)) {
+            true => Ok(opened),
+            false => Err(Error::Changed("another file lies there by now".into())),
+        }
     }
 }
 
@@ -63,7 +77,7 @@ pub(super) struct Exclusive {
 
 impl Exclusive {
     /// Opens and leases; every reason why that cannot be is `Refused`.
-    pub fn open(root: &Root, path: &RelPath) -> Result<Self> {
+    fn open(root: &Root, path: &RelPath) -> Result<Self> {
         let opened = match root.try_open(path, Access::ReadWrite) {
             Ok(fd) => Opened { file: Arc::new(File::from(fd)), lent: None },
             Err(Errno::ACCESS) => Opened::lend(root, path)?,

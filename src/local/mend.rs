@@ -208,9 +208,9 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 /// Opens a file that [`judge`] explained, still as it was then.
 fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
-    let held = match target.held {
-        true => Exclusive::guarded(&target.root.open_file(target.path, Access::Read)?)?,
-        false => Exclusive::open(target.root, target.path)?,
+    let held = match target.held.is_some() {
+        true => target.same(Exclusive::guarded(&target.root.open_file(target.path, Access::Read)?)?)?,
+        false => target.open()?,
     };
     if held.seen != *expect {
         return Err(Error::Changed("it changed since it was looked at".into()));

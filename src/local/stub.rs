@@ -30,7 +30,7 @@ pub fn convert(
     expect: &Fingerprint,
     rehash: &dyn Fn(&File) -> Result<bool>,
 ) -> Result<Stat> {
-    let mut held = Exclusive::open(target.root, target.path)?;
+    let mut held = target.open()?;
     check(&held, target, expect)?;
     if !fine_ctime_on(&held.file) && !rehash(&held.file)? {
         return Err(Error::Changed("it changed since it was placed".into()));

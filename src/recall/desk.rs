@@ -5,7 +5,9 @@
 //! and no clock: events carry what the caller needs, time is an argument.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 
+use super::handle::Birth;
 use crate::base::id::FolderId;
 
 /// Device and inode number.
@@ -22,6 +24,8 @@ pub struct Ticket<E> {
     pub inode: Inode,
     /// Whose worker is asked.
     pub home: Home,
+    /// Who opens it.
+    pub user: u32,
     /// When it came, in milliseconds.
     pub since: u64,
     /// Whether a worker has it in hand.
@@ -33,14 +37,22 @@ pub struct Ticket<E> {
 #[derive(Debug)]
 struct Marked {
     home: Home,
-    holders: Vec<Client>,
+    birth: Birth,
 }
 
 /// All marked files and all who wait.
 #[derive(Debug)]
 pub struct Desk<E> {
-    marked: HashMap<Inode, Marked>,
+    // Ordered, so that it can be walked in slices, and smaller as soon as there is less in it.
+    marked: BTreeMap<Inode, Marked>,
+    /// How many of them each user has.
+    of_user: HashMap<u32, usize>,
+    /// Where the walk over `marked` has come to, and how many were added since the last slice.
+    walked: (Inode, usize),
+    holders: HashMap<Inode, Vec<Client>>,
     tickets: BTreeMap<u64, Ticket<E>>,
+    /// How many of them each user has.
+    waits: HashMap<u32, usize>,
     /// Tickets that were given up while a worker had them in hand, until he answers.
     given_up: HashMap<u64, (Home, Inode)>,
     next: u64,
@@ -57,7 +69,16 @@ pub enum Verdict<E> {
 
 impl<E> Default for Desk<E> {
     fn default() -> Self {
-        Self { marked: HashMap::new(), tickets: BTreeMap::new(), given_up: HashMap::new(), next: 1 }
+        Self {
+            marked: BTreeMap::new(),
+            of_user: HashMap::new(),
+            walked: ((0, 0), 0),
+            holders: HashMap::new(),
+            tickets: BTreeMap::new(),
+            waits: HashMap::new(),
+            given_up: HashMap::new(),
+            next: 1,
+        }
     }
 }
 
@@ -67,34 +88,62 @@ impl<E> Desk<E> {
         self.marked.len()
     }
 
-    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new.
-    pub fn mark(&mut self, inode: Inode, home: Home, holder: Option<Client>) -> bool {
-        let before = self.marked.len();
-        let entry = self.marked.entry(inode).or_insert_with(|| Marked { home, holders: Vec::new() });
-        entry.home = home;
-        entry.holders.extend(holder);
-        self.marked.len() > before
+    /// How many files of a user are marked.
+    pub fn marked_of(&self, user: u32) -> usize {
+        self.of_user.get(&user).copied().unwrap_or(0)
+    }
+
+    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new:
+    /// another file may have had its number before.
+    pub fn mark(&mut self, inode: Inode, birth: Birth, home: Home, holder: Option<Client>) -> bool {
+        let known = self.unmark(inode).is_some_and(|before| before.birth == birth);
+        self.marked.insert(inode, Marked { home, birth });
+        *self.of_user.entry(home.0).or_default() += 1;
+        self.walked.1 += usize::from(!known);
+        if let Some(holder) = holder {
+            self.holders.entry(inode).or_default().push(holder);
+        }
+        !known
+    }
+
+    fn unmark(&mut self, inode: Inode) -> Option<Marked> {
+        let before = self.marked.remove(&inode)?;
+        less(&mut self.of_user, before.home.0);
+        Some(before)
+    }
+
+    /// The next of all marked files, to be looked at whether they still are: so many that the walk keeps up
+    /// with what is added.
+    pub fn slice(&mut self) -> Vec<(Inode, Birth, Home)> {
+        const LEAST: usize = 64;
+        let (from, added) = std::mem::take(&mut self.walked);
+        let next = self.marked.range((Excluded(from), Unbounded)).take(LEAST + 2 * added);
+        let slice: Vec<_> = next.map(|(inode, file)| (*inode, file.birth, file.home)).collect();
+        // Behind the last it begins anew.
+        self.walked.0 = slice.last().map_or((0, 0), |(inode, ..)| *inode);
+        slice
     }
 
     /// Ends one hold; what may be asked now. `still` is false where the file is no stub any more.
     pub fn release(&mut self, inode: Inode, client: Client, still: bool) -> Vec<u64> {
-        let Some(entry) = self.marked.get_mut(&inode) else { return Vec::new() };
         // Who holds nothing has nothing to let go.
-        let Some(at) = entry.holders.iter().position(|holder| *holder == client) else { return Vec::new() };
-        entry.holders.remove(at);
-        if !entry.holders.is_empty() {
+        let Some(holders) = self.holders.get_mut(&inode) else { return Vec::new() };
+        let Some(at) = holders.iter().position(|holder| *holder == client) else { return Vec::new() };
+        holders.remove(at);
+        if !holders.is_empty() {
             return Vec::new();
         }
+        self.holders.remove(&inode);
         if !still {
-            self.marked.remove(&inode);
+            self.unmark(inode);
         }
         self.unasked(|ticket| ticket.inode == inode)
     }
 
     /// A file's openers need not wait any more.
     pub fn forget(&mut self, inode: Inode) {
-        if self.marked.get(&inode).is_some_and(|entry| entry.holders.is_empty()) {
-            self.marked.remove(&inode);
+        if !self.is_held(inode) {
+            self.unmark(inode);
         }
     }
 
@@ -111,16 +160,27 @@ impl<E> Desk<E> {
 
     /// Whether somebody holds it.
     pub fn is_held(&self, inode: Inode) -> bool {
-        self.marked.get(&inode).is_some_and(|entry| !entry.holders.is_empty())
+        self.holders.contains_key(&inode)
     }
 
-    /// Somebody opens a file.
-    pub fn event(&mut self, inode: Inode, now: u64, event: E) -> Verdict<E> {
-        let Some(entry) = self.marked.get(&inode) else { return Verdict::Allow(event) };
-        let (home, free) = (entry.home, entry.holders.is_empty());
+    /// How many openers of a user wait.
+    pub fn waits_of(&self, user: u32) -> usize {
+        self.waits.get(&user).copied().unwrap_or(0)
+    }
+
+    /// How many holds these clients have.
+    pub fn holds_of(&self, clients: &[Client]) -> usize {
+        self.holders.values().flatten().filter(|client| clients.contains(client)).count()
+    }
+
+    /// A user opens a file.
+    pub fn event(&mut self, inode: Inode, user: u32, now: u64, event: E) -> Verdict<E> {
+        let Some(home) = self.marked.get(&inode).map(|file| file.home) else { return Verdict::Allow(event) };
+        let free = !self.is_held(inode);
         let number = self.next;
         self.next += 1;
-        self.tickets.insert(number, Ticket { inode, home, since: now, asked: false, event });
+        self.tickets.insert(number, Ticket { inode, home, user, since: now, asked: false, event });
+        *self.waits.entry(user).or_default() += 1;
         Verdict::Wait(number, free)
     }
 
@@ -141,12 +201,14 @@ impl<E> Desk<E> {
 
     /// Ends a ticket: the caller answers its event. `None` if that was done already.
     pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
-        self.tickets.remove(&number)
+        let ticket = self.tickets.remove(&number)?;
+        less(&mut self.waits, ticket.user);
+        Some(ticket)
     }
 
     /// Ends a ticket before its worker has answered: the caller answers its event.
     pub fn give_up(&mut self, number: u64) -> Option<Ticket<E>> {
-        let ticket = self.tickets.remove(&number)?;
+        let ticket = self.end(number)?;
         if ticket.asked {
             self.given_up.insert(number, (ticket.home, ticket.inode));
         }
@@ -159,7 +221,7 @@ impl<E> Desk<E> {
             self.given_up.remove(&number);
         }
         let his = self.tickets.get(&number).is_some_and(|ticket| ticket.home == home);
-        his.then(|| self.tickets.remove(&number)).flatten()
+        his.then(|| self.end(number)).flatten()
     }
 
     /// One ticket.
@@ -177,21 +239,22 @@ impl<E> Desk<E> {
         self.tickets.iter().map(|(number, ticket)| (*number, ticket))
     }
 
-    /// Tickets that came before `time`.
-    pub fn older_than(&self, time: u64) -> Vec<u64> {
-        self.waiting().filter(|(_, ticket)| ticket.since < time).map(|(number, _)| number).collect()
+    /// Tickets that have waited longer at `now` than `limit` says for their home.
+    pub fn overdue(&self, now: u64, limit: impl Fn(Home) -> u64) -> Vec<u64> {
+        let late = |ticket: &Ticket<E>| now.saturating_sub(ticket.since) > limit(ticket.home);
+        self.waiting().filter(|(_, ticket)| late(ticket)).map(|(number, _)| number).collect()
     }
 
     /// A client is gone, and its holds with it: the inodes it held, and what may be asked now.
     pub fn gone(&mut self, client: Client) -> (Vec<Inode>, Vec<u64>) {
         let mut freed = Vec::new();
-        for (inode, entry) in &mut self.marked {
-            let before = entry.holders.len();
-            entry.holders.retain(|holder| *holder != client);
-            if entry.holders.is_empty() && before > 0 {
+        self.holders.retain(|inode, holders| {
+            holders.retain(|holder| *holder != client);
+            if holders.is_empty() {
                 freed.push(*inode);
             }
-        }
+            !holders.is_empty()
+        });
         let unasked = self.unasked(|ticket| freed.contains(&ticket.inode));
         (freed, unasked)
     }
@@ -216,23 +279,33 @@ impl<E> Desk<E> {
     }
 }
 
+/// One less of a user's; who has none is not listed.
+fn less(counts: &mut HashMap<u32, usize>, user: u32) {
+    let left = counts.get(&user).map_or(0, |count| count.saturating_sub(1));
+    match left {
+        0 => counts.remove(&user),
+        _ => counts.insert(user, left),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HOME: Home = (7, FolderId([1; 16]));
     const FILE: Inode = (1, 2);
+    const ONE: Birth = Birth::UNKNOWN;
 
     #[test]
     fn an_unknown_file_is_nobodys_business() {
-        assert_eq!(Desk::default().event(FILE, 0, 'a'), Verdict::Allow('a'));
+        assert_eq!(Desk::default().event(FILE, 0, 0, 'a'), Verdict::Allow('a'));
     }
 
     #[test]
     fn openers_of_a_held_file_wait_and_are_asked_about_when_it_is_released() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, false));
+        desk.mark(FILE, ONE, HOME, Some(7));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, false));
         assert!(desk.ask(1).is_none() && desk.for_worker(HOME).is_empty());
         assert_eq!(desk.release(FILE, 7, true), [1]);
         assert!(desk.ask(1).is_some());
@@ -243,9 +316,9 @@ mod tests {
     #[test]
     fn a_hold_ends_with_its_client_and_two_holds_with_the_second() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
-        desk.mark(FILE, HOME, Some(8));
-        desk.event(FILE, 0, 'a');
+        desk.mark(FILE, ONE, HOME, Some(7));
+        desk.mark(FILE, ONE, HOME, Some(8));
+        desk.event(FILE, 0, 0, 'a');
         assert_eq!(desk.gone(7), (vec![], vec![]));
         assert_eq!(desk.gone(8), (vec![FILE], vec![1]));
     }
@@ -253,23 +326,23 @@ mod tests {
     #[test]
     fn who_does_not_hold_a_file_cannot_let_it_go() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         assert!(desk.release(FILE, 9, false).is_empty());
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
     }
 
     #[test]
     fn a_file_whose_opener_gave_up_is_wanted_until_its_worker_answers_or_dies() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
+        desk.mark(FILE, ONE, HOME, None);
         for ends in [
             |desk: &mut Desk<char>, number| {
                 desk.answered(number, HOME);
             },
             |desk: &mut Desk<char>, _| desk.worker_gone(HOME),
         ] {
-            let Verdict::Wait(number, true) = desk.event(FILE, 0, 'a') else { panic!("it is marked") };
+            let Verdict::Wait(number, true) = desk.event(FILE, 0, 0, 'a') else { panic!("it is marked") };
             assert!(desk.ask(number).is_some());
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
             assert!(desk.answered(number, (9, HOME.1)).is_none() && desk.is_wanted(FILE));
@@ -281,17 +354,30 @@ mod tests {
     #[test]
     fn only_its_own_worker_answers_a_ticket() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
-        desk.event(FILE, 0, 'a');
+        desk.mark(FILE, ONE, HOME, None);
+        desk.event(FILE, 0, 0, 'a');
         assert!(desk.answered(1, (9, HOME.1)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
     }
 
     #[test]
+    fn each_home_has_a_deadline_of_its_own() {
+        let (mut desk, other) = (Desk::default(), (8, HOME.1));
+        desk.mark(FILE, ONE, HOME, None);
+        desk.mark((1, 3), ONE, other, None);
+        desk.event(FILE, 0, 5, 'a');
+        desk.event((1, 3), 0, 5, 'b');
+        let limit = |home: Home| if home == HOME { 10 } else { 20 };
+        assert!(desk.overdue(15, limit).is_empty());
+        assert_eq!(desk.overdue(16, limit), [1]);
+        assert_eq!(desk.overdue(26, limit), [1, 2]);
+    }
+
+    #[test]
     fn what_a_dead_worker_had_in_hand_is_asked_anew() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, None);
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Wait(1, true));
+        desk.mark(FILE, ONE, HOME, None);
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.ask(1).is_some());
         assert!(desk.ask(1).is_none());
         desk.worker_gone(HOME);
@@ -302,11 +388,47 @@ mod tests {
     #[test]
     fn a_file_that_is_full_again_is_forgotten_but_not_while_it_is_held() {
         let mut desk = Desk::default();
-        desk.mark(FILE, HOME, Some(7));
+        desk.mark(FILE, ONE, HOME, Some(7));
         desk.forget(FILE);
         assert_eq!(desk.marked(), 1);
         desk.release(FILE, 7, false);
         assert_eq!(desk.marked(), 0);
-        assert_eq!(desk.event(FILE, 0, 'a'), Verdict::Allow('a'));
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Allow('a'));
+    }
+
+    #[test]
+    fn another_file_of_the_same_number_is_new() {
+        let (mut desk, other) = (Desk::<char>::default(), Birth::of_bytes(1, &[7; 8]));
+        assert!(desk.mark(FILE, ONE, HOME, None) && !desk.mark(FILE, ONE, HOME, None));
+        assert!(desk.mark(FILE, other, HOME, None) && !desk.mark(FILE, other, HOME, None));
+        assert_eq!((desk.marked(), desk.marked_of(HOME.0), desk.marked_of(9)), (1, 1, 0));
+        desk.forget(FILE);
+        assert_eq!((desk.marked(), desk.marked_of(HOME.0)), (0, 0));
+    }
+
+    #[test]
+    fn what_each_user_has_is_counted() {
+        let mut desk = Desk::default();
+        desk.mark(FILE, ONE, HOME, Some(7));
+        desk.mark((1, 3), ONE, HOME, Some(8));
+        assert_eq!((desk.holds_of(&[7, 8]), desk.holds_of(&[8]), desk.holds_of(&[])), (2, 1, 0));
+        for event in ['a', 'b', 'c'] {
+            desk.event(FILE, 5, 0, event);
+        }
+        desk.event(FILE, 6, 0, 'd');
+        assert_eq!((desk.waits_of(5), desk.waits_of(6)), (3, 1));
+        assert!(desk.end(1).is_some() && desk.give_up(2).is_some() && desk.answered(3, HOME).is_some());
+        assert_eq!((desk.waits_of(5), desk.waits_of(6)), (0, 1));
+    }
+
+    #[test]
+    fn a_walk_in_slices_sees_every_marked_file_again_and_again() {
+        let mut desk = Desk::<char>::default();
+        assert!((0..1000).all(|i| desk.mark((1, i), ONE, HOME, None)));
+        // It keeps up with what is added.
+        assert_eq!(desk.slice().len(), 1000);
+        assert!(desk.slice().is_empty());
+        let seen: Vec<u64> = (0..16).flat_map(|_| desk.slice()).map(|((_, ino), ..)| ino).collect();
+        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
     }
 }

@@ -1,13 +1,18 @@
 //! The kernel's permission events: a group, marks on inodes, events read, answers written.
 //!
-//! Promises that an event's descriptor stays open until it was answered (or no other can get its
-//! number), since the kernel knows events by that number. The format is that of fanotify(7); what is decided about an event is not known
+//! Promises that an event's number stays taken until it was answered, since the kernel knows events by
+//! that number and several threads read. Making an event's descriptor may wait for a lease; whoever reads
+//! waits alone, with that one event. The format is that of fanotify(7); what is decided about an event is not known
 //! here.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::DupFlags;
 
 /// Before any read or write of a file's content; kernel 6.14 and later.
 const FAN_PRE_ACCESS: u64 = 0x0010_0000;
@@ -20,6 +25,8 @@ pub struct Group {
     fd: OwnedFd,
     /// Whether accesses are reported beside opens.
     pre_access: bool,
+    /// Takes an event's number when its file is closed early.
+    stand_in: File,
 }
 
 /// One opener (or one that reads without having been seen opening) who waits for an answer.
@@ -42,20 +49,24 @@ impl Group {
             | libc::FAN_UNLIMITED_MARKS
             | libc::FAN_REPORT_TID;
         let fd = init(base | FAN_REPORT_FD_ERROR).or_else(|_| init(base))?;
-        Ok(Self { fd, pre_access: accesses })
+        Self::with(fd, accesses)
+    }
+
+    fn with(fd: OwnedFd, pre_access: bool) -> io::Result<Self> {
+        Ok(Self { fd, pre_access, stand_in: File::open("/dev/null")? })
     }
 
     /// Takes over a group that an earlier guard left with the service manager. Whoever it had not answered
     /// gets an error: their numbers are all that is left of them.
-    pub fn adopt(fd: OwnedFd, accesses: bool) -> Self {
-        let group = Self { fd, pre_access: accesses };
+    pub fn adopt(fd: OwnedFd, accesses: bool) -> io::Result<Self> {
+        let group = Self::with(fd, accesses)?;
         for number in 0..65_536 {
             // Numbers that wait for nothing are refused; before 6.14 there is no errno to choose.
             if group.write(number, deny(libc::EIO)).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
                 let _ = group.write(number, libc::FAN_DENY);
             }
         }
-        group
+        Ok(group)
     }
 
     /// The descriptor, to be kept by the service manager.
@@ -98,14 +109,24 @@ impl Group {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits for events and hands each on. An event whose file the kernel could not open was refused by
-    /// it already.
+    /// Whether an event comes, or lies there unread, within this time.
+    pub fn is_unread(&self, within: Duration) -> bool {
+        let mut group = [PollFd::new(&self.fd, PollFlags::IN)];
+        let within = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: within.subsec_nanos().into() };
+        rustix::event::poll(&mut group, Some(&within)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Waits for an event and hands it on. One whose file the kernel could not open was refused by it
+    /// already.
     pub fn read(&self, sink: &mut dyn FnMut(Event)) -> io::Result<()> {
         const HEAD: usize = size_of::<libc::fanotify_event_metadata>();
-        let mut buf = [0u8; 4096];
-        // SAFETY: the kernel writes at most the length given.
-        let len = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
-        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        let mut buf = [0u8; 64];
+        // One at a time, or those read with one that waits for a lease would wait with it.
+        let len = match self.read_some(&mut buf[..HEAD]) {
+            // An access, which comes with its range.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => self.read_some(&mut buf)?,
+            other => other?,
+        };
         let mut rest = &buf[..len];
         while rest.len() >= HEAD {
             // SAFETY: at least HEAD bytes, any bit pattern is a value, and the read is unaligned.
@@ -125,16 +146,23 @@ impl Group {
         Ok(())
     }
 
+    fn read_some(&self, buf: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the kernel writes at most the length given.
+        let len = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+        usize::try_from(len).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Lets an opener in.
     pub fn allow(&self, event: &Event) {
         let _ = self.write(event.file.as_raw_fd(), libc::FAN_ALLOW);
     }
 
-    /// Lets an opener in after closing the event's descriptor, which would keep it from taking a lease.
-    /// Only for the thread that reads events: until it reads again, no event gets that number anew.
+    /// Lets an opener in after closing the event's file, which would keep it from taking a lease.
     pub fn allow_at_once(&self, event: Event) {
-        let number = event.file.as_raw_fd();
-        drop(event);
+        let mut place = OwnedFd::from(event.file);
+        let number = place.as_raw_fd();
+        // Failing leaves it open a moment longer.
+        let _ = rustix::io::dup3(&self.stand_in, &mut place, DupFlags::CLOEXEC);
         let _ = self.write(number, libc::FAN_ALLOW);
     }
 

@@ -1,52 +1,71 @@
 //! The guard: owns the kernel's event group, answers every opener, keeps a worker per folder alive.
 //!
 //! Promises that nobody who opens a marked stub is let in before a worker said that its content is
-//! there or the deadline has passed with an error, that a dead worker is replaced and asked anew, and
-//! that a client may only have its own user's files guarded. Reads no file, knows no store and no
-//! history, and parses nothing but the kernel's events and the frames of `local::guard`.
+//! there or the deadline has passed with an error, and that a dead worker is replaced and asked anew.
+//! Reads no file, knows no store and no history, and parses nothing but the kernel's events; what clients
+//! say is `recall::clients`'.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
 use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
-use crate::base::id::FolderId;
-use crate::base::units::count;
-use crate::local::guard::{Frame, Verb, receive, send, try_send};
+use crate::local::guard::{Frame, Verb, try_send};
 
 /// How the guard is to work.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long an opener waits at most.
+    /// How long an opener waits at most, whatever a folder's worker says.
     pub deadline: Duration,
     /// Whether accesses are guarded beside opens, where the kernel can.
     pub accesses: bool,
     /// Where clients connect.
     pub socket: PathBuf,
+    /// What one user may have of it.
+    pub limits: Limits,
 }
 
+/// What one user may have of the guard; root may have more.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Guarded files.
+    pub stubs: usize,
+    /// Files that wait to be opened; and as many that are held while they change. Each is a descriptor.
+    pub files: usize,
+}
+
+/// How long an opener waits where the folder's worker does not say.
+const USUAL: Duration = Duration::from_secs(300);
+
+/// Threads that read events at most: so many leases can be waited for at once.
+const READERS: usize = 256;
+/// How long a thread that came to help stays without work.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Somebody who waits.
-struct Waiter {
-    event: Event,
-    opener: Opener,
-    done: u64,
-    total: u64,
+pub(super) struct Waiter {
+    pub event: Event,
+    pub opener: Opener,
+    pub done: u64,
+    pub total: u64,
 }
 
 /// A folder's worker.
-struct Worker {
-    socket: Arc<OwnedFd>,
+pub(super) struct Worker {
+    pub socket: Arc<OwnedFd>,
     /// The folder's root, as the worker sees it.
-    root: Option<OwnedFd>,
+    pub root: Option<OwnedFd>,
 }
 
 /// Somebody who was let in to throw a file's content away, and may not have done so yet.
@@ -66,19 +85,21 @@ struct Stranger {
 }
 
 #[derive(Default)]
-struct State {
-    desk: Desk<Waiter>,
+pub(super) struct State {
+    pub desk: Desk<Waiter>,
     /// Files that clients hold, to change their marks when they are released.
-    held: HashMap<Inode, OwnedFd>,
-    workers: HashMap<Home, Worker>,
+    pub held: HashMap<Inode, OwnedFd>,
+    pub workers: HashMap<Home, Worker>,
     /// Whose worker has passed its test and marked every stub it found: served from then on, also while a
     /// dead worker is being replaced.
-    served: HashSet<Home>,
+    pub served: HashSet<Home>,
+    /// For how many milliseconds openers may wait, as the last worker said.
+    pub deadlines: HashMap<Home, u64>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
-    processes: HashMap<Client, Peer>,
+    pub processes: HashMap<Client, Peer>,
 }
 
 /// The other end of a connection.
@@ -94,11 +115,14 @@ pub struct Peer {
 
 /// Shared by all threads of the guard.
 pub struct Guard {
-    group: Group,
+    pub(super) group: Group,
     state: Mutex<State>,
-    clients: AtomicU64,
+    pub(super) clients: AtomicU64,
+    /// Threads that read events, and how often they did.
+    readers: AtomicUsize,
+    reads: AtomicU64,
     start: Instant,
-    options: Options,
+    pub(super) options: Options,
     /// Workers that must have looked around before a file that none has named is let in.
     awaited: usize,
 }
@@ -108,10 +132,11 @@ impl Guard {
     /// workers have looked around must wait.
     pub fn new(group: Group, options: Options, awaited: usize) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
-        Self { group, state: Mutex::default(), clients, start, options, awaited }
+        let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { group, state: Mutex::default(), clients, readers, reads, start, options, awaited }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Each change of it is whole before anything that could panic.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -120,18 +145,32 @@ impl Guard {
         self.start.elapsed().as_millis() as u64
     }
 
-    /// Reads events for ever. A thread of its own: making an event's descriptor may wait for a lease.
-    pub fn watch(&self) -> Result<()> {
-        loop {
+    /// Reads events, for ever or (`helps`) until there is nothing to do. A thread of its own: making an
+    /// event's descriptor may wait for a lease.
+    pub fn watch(&self, helps: bool) -> Result<()> {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        while !helps || self.group.is_unread(IDLE) {
             match self.group.read(&mut |event| self.opened(event)) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::EPROTO) => {
                     return Err(Error::io("reading", "the kernel's events", e));
                 }
-                // An event whose file could not be opened: the kernel has refused it already.
-                Err(_) => {}
-            }
+                // If not read, it was a signal, or an event whose file could not be opened: the kernel has
+                // refused it already.
+                Ok(()) | Err(_) => self.reads.fetch_add(1, Ordering::Relaxed),
+            };
+        }
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many threads are to help reading: as many as there are, if nothing was read since `before`
+    /// though there was something. To be asked again and again, with what it yielded last.
+    pub fn is_stuck(&self, before: Option<u64>) -> (Option<u64>, usize) {
+        let now = self.group.is_unread(Duration::ZERO).then(|| self.reads.load(Ordering::Relaxed));
+        let readers = self.readers.load(Ordering::Relaxed);
+        match now.is_some() && now == before {
+            true => (None, readers.min(READERS.saturating_sub(readers))),
+            false => (now, 0),
         }
     }
 
@@ -151,8 +190,12 @@ impl Guard {
             return self.group.allow_at_once(event);
         }
         let opener = Opener::of(event.thread);
+        if opener.user != 0 && state.desk.waits_of(opener.user) >= self.options.limits.files {
+            return self.group.refuse(&event, libc::EBUSY);
+        }
+        let user = opener.user;
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
-        match state.desk.event(inode, self.now(), waiter) {
+        match state.desk.event(inode, user, self.now(), waiter) {
             Verdict::Allow(waiter) if state.served.len() < self.awaited => {
                 let since = self.now();
                 state.strangers.push(Stranger { inode, since, waiter });
@@ -167,9 +210,9 @@ impl Guard {
     }
 
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
-    fn introduce(&self, state: &mut State) {
+    pub(super) fn introduce(&self, state: &mut State) {
         let all = state.served.len() >= self.awaited;
-        let limit = self.now().saturating_sub(self.options.deadline.as_millis() as u64);
+        let limit = self.now().saturating_sub(self.within(0));
         for stranger in std::mem::take(&mut state.strangers) {
             let Stranger { inode, since, waiter } = stranger;
             if !all && !state.desk.knows(inode) {
@@ -179,7 +222,7 @@ impl Guard {
                 }
                 continue;
             }
-            match state.desk.event(inode, since, waiter) {
+            match state.desk.event(inode, waiter.opener.user, since, waiter) {
                 Verdict::Allow(waiter) => {
                     let _ = self.group.unmark(&waiter.event.file);
                     self.group.allow(&waiter.event);
@@ -190,7 +233,7 @@ impl Guard {
     }
 
     /// Asks workers about tickets; what none can take now is asked later.
-    fn ask(&self, state: &mut State, numbers: &[u64]) {
+    pub(super) fn ask(&self, state: &mut State, numbers: &[u64]) {
         for number in numbers {
             if self.show(state, *number).is_none() {
                 state.desk.unask(*number);
@@ -255,18 +298,19 @@ impl Guard {
 
     /// Refuses whom the deadline has overtaken, and asks about whom nobody was asked. For ever.
     pub fn sweep(&self) {
-        let limit = self.options.deadline.as_millis() as u64;
         loop {
             let soon = Duration::from_millis(if self.state().truncating.is_empty() { 250 } else { 5 });
             std::thread::sleep(soon.min(self.options.deadline / 2));
             let mut state = self.state();
             self.truncated(&mut state);
-            for number in state.desk.older_than(self.now().saturating_sub(limit)) {
+            let limit = |home| state.deadlines.get(&home).copied().unwrap_or(self.within(0));
+            for number in state.desk.overdue(self.now(), limit) {
                 if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
                 }
             }
             self.introduce(&mut state);
+            forget_gone(&mut state);
             let homes: Vec<Home> = state.workers.keys().copied().collect();
             for home in homes {
                 let numbers = state.desk.for_worker(home);
@@ -275,191 +319,10 @@ impl Guard {
         }
     }
 
-    /// Serves one connection until it ends, and lets go what it held.
-    pub fn serve(&self, socket: &Arc<OwnedFd>, peer: Peer) {
-        let client = self.clients.fetch_add(1, Ordering::Relaxed);
-        self.state().processes.insert(client, peer);
-        let mut home = None;
-        while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
-            let hello = frame.verb == Verb::Hello;
-            if hello && peer.worker {
-                home = Some((peer.user, frame.folder));
-            }
-            let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
-            if send(socket.as_fd(), &answer, &[]).is_err() {
-                break;
-            }
-        }
-        let mut state = self.state();
-        state.processes.remove(&client);
-        if let Some(home) = home {
-            state.workers.remove(&home);
-            state.desk.worker_gone(home);
-        }
-        let (inodes, numbers) = state.desk.gone(client);
-        for inode in inodes {
-            if let Some(file) = state.held.remove(&inode) {
-                let _ = self.group.mark(&file, true);
-            }
-        }
-        self.ask(&mut state, &numbers);
-    }
-
-    fn handle(
-        &self,
-        socket: &Arc<OwnedFd>,
-        client: Client,
-        peer: Peer,
-        frame: &Frame,
-        files: Vec<OwnedFd>,
-    ) -> Option<Frame> {
-        let done = Frame::new(Verb::Done);
-        let mut state = self.state();
-        match frame.verb {
-            Verb::Hello if peer.worker => {
-                let root = files.into_iter().next();
-                let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
-                state.workers.insert(home, Worker { socket, root });
-                let numbers = state.desk.for_worker(home);
-                self.ask(&mut state, &numbers);
-                None
-            }
-            Verb::Hello => {
-                let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
-                let flag = flag.into();
-                Some(Frame { flag, ..done })
-            }
-            // The kernel drops those that there is no room for.
-            Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
-            Verb::Mark => {
-                let holder = (frame.flag == 1).then_some(client);
-                let marked: std::io::Result<Vec<u8>> = files
-                    .into_iter()
-                    .map(|file| self.mark(&mut state, file, frame.folder, holder, peer).map(u8::from))
-                    .collect();
-                let (code, text) = match marked {
-                    Ok(news) => (0, news),
-                    Err(e) => (e.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
-                };
-                Some(Frame { code, text, ..done })
-            }
-            Verb::Release => {
-                self.release(&mut state, client, frame);
-                Some(done)
-            }
-            Verb::Answer if peer.worker => {
-                self.answer(&mut state, peer, frame);
-                None
-            }
-            Verb::Progress if peer.worker => {
-                let ticket = state.desk.ticket_mut(frame.ticket);
-                if let Some(ticket) = ticket.filter(|ticket| ticket.home.0 == peer.user) {
-                    ticket.event.done = frame.number;
-                }
-                None
-            }
-            Verb::Ready if peer.worker => {
-                state.served.insert((peer.user, frame.folder));
-                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                self.introduce(&mut state);
-                None
-            }
-            Verb::List => {
-                let rows = self.list(&state, peer);
-                // Who does not read must not keep everybody else waiting: he hears how many there are.
-                let _ = rows.iter().try_for_each(|row| try_send(socket.as_fd(), row, &[]));
-                Some(Frame { number: rows.len() as u64, ..done })
-            }
-            Verb::Cancel => {
-                let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));
-                let ended = theirs.then(|| state.desk.give_up(frame.ticket)).flatten();
-                let code = if ended.is_some() { 0 } else { libc::ENOENT };
-                ended.into_iter().for_each(|ticket| self.group.refuse(&ticket.event.event, libc::EIO));
-                Some(Frame { code, ..done })
-            }
-            _ => Some(Frame { code: libc::EINVAL, ..done }),
-        }
-    }
-
-    fn mark(
-        &self,
-        state: &mut State,
-        file: OwnedFd,
-        folder: FolderId,
-        holder: Option<Client>,
-        peer: Peer,
-    ) -> std::io::Result<bool> {
-        let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
-            return Err(std::io::Error::from_raw_os_error(libc::EPERM));
-        }
-        let inode = inode_of(&stat);
-        // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
-        // us, and wait for the lease of the one who waits for our answer.
-        self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        // Root works on anybody's folder; the worker is the folder's owner.
-        let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
-        let news = state.desk.mark(inode, (user, folder), holder);
-        if holder.is_some() {
-            state.held.insert(inode, file);
-        }
-        Ok(news)
-    }
-
-    /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
-    fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
-        if state.served.contains(&(owner, folder)) { owner } else { 0 }
-    }
-
-    fn release(&self, state: &mut State, client: Client, frame: &Frame) {
-        let still = frame.flag == 1;
-        for pair in frame.text.chunks_exact(16) {
-            let (dev, ino) = pair.split_at(8);
-            let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
-            let inode = (number(dev), number(ino));
-            let numbers = state.desk.release(inode, client, still);
-            if !state.desk.is_held(inode)
-                && let Some(file) = state.held.remove(&inode)
-            {
-                let _ = if still { self.group.mark(&file, true) } else { self.group.unmark(&file) };
-            }
-            self.ask(state, &numbers);
-        }
-    }
-
-    fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
-        let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
-        let event = &ticket.event.event;
-        if frame.code != 0 {
-            return self.group.refuse(event, frame.code);
-        }
-        if frame.flag == 1 && !state.desk.is_held(ticket.inode) {
-            state.desk.forget(ticket.inode);
-            let _ = self.group.unmark(&event.file);
-        }
-        self.group.allow(event);
-    }
-
-    fn list(&self, state: &State, peer: Peer) -> Vec<Frame> {
-        let shown = state.desk.waiting().filter(|(_, ticket)| may(peer, owner(&ticket.event)));
-        shown
-            .map(|(number, ticket)| {
-                let waiter = &ticket.event;
-                let name = std::fs::read_link(format!("/proc/self/fd/{}", raw(&waiter.event.file)));
-                let name = name.map(|n| n.into_os_string().into_encoded_bytes()).unwrap_or_default();
-                let text = [waiter.opener.program.as_bytes(), b"\0", &name].concat();
-                Frame {
-                    flag: ticket.asked.into(),
-                    code: waiter.event.thread,
-                    ticket: number,
-                    number: waiter.done,
-                    other: waiter.total,
-                    folder: ticket.home.1,
-                    text,
-                    ..Frame::new(Verb::Waiting)
-                }
-            })
-            .collect()
+    /// How many milliseconds an opener may wait where a worker asks for so many.
+    pub(super) fn within(&self, asked: u64) -> u64 {
+        let wanted = if asked == 0 { USUAL.as_millis() as u64 } else { asked };
+        wanted.min(self.options.deadline.as_millis() as u64)
     }
 
     /// Ends it: whoever waits gets an error rather than the stub. Yields how many stubs are unguarded
@@ -482,18 +345,21 @@ impl Guard {
     }
 }
 
-fn inode_of(stat: &Stat) -> Inode {
+/// Forgets, a few at a time, files that were deleted: the kernel has dropped their marks without a word.
+fn forget_gone(state: &mut State) {
+    let State { desk, workers, .. } = state;
+    for (inode, birth, home) in desk.slice() {
+        let root = workers.get(&home).and_then(|worker| worker.root.as_ref());
+        // Another file system's handles mean nothing there.
+        let root = root.filter(|root| rustix::fs::fstat(root).is_ok_and(|stat| stat.st_dev == inode.0));
+        if root.is_some_and(|root| birth.is_gone(root)) && !desk.is_wanted(inode) {
+            desk.forget(inode);
+        }
+    }
+}
+
+pub(super) fn inode_of(stat: &Stat) -> Inode {
     (stat.st_dev, stat.st_ino)
-}
-
-/// A client may have its own user's files guarded, and see who waits for them.
-fn may(peer: Peer, owner: u32) -> bool {
-    peer.user == 0 || peer.user == owner
-}
-
-/// Whether a client's stubs may be filled by a worker of this user.
-fn may_serve(peer: Peer, worker: u32) -> bool {
-    peer.user == 0 || peer.user == worker
 }
 
 /// Whether a thread is one of a ddr process of ours: of its process, and still of its user.
@@ -529,15 +395,11 @@ fn name_of(file: &File) -> Option<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-fn owner(waiter: &Waiter) -> u32 {
+pub(super) fn owner(waiter: &Waiter) -> u32 {
     rustix::fs::fstat(&waiter.event.file).map_or(u32::MAX, |stat| stat.st_uid)
 }
 
-fn raw(file: &File) -> i32 {
+pub(super) fn raw(file: &File) -> i32 {
     use std::os::fd::AsRawFd;
     file.as_raw_fd()
-}
-
-fn text_of(frame: &Frame) -> String {
-    String::from_utf8_lossy(&frame.text).into_owned()
 }

@@ -81,21 +81,19 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
     let guard = Arc::new(Guard::new(group, options.clone(), if adopted { charges.len() } else { 0 }));
     keep(&guard);
     // A thread whose work never ends is a thread that ends with the process.
-    spawn(&guard, |guard| {
-        if let Err(e) = guard.watch() {
-            // Going on would leave every opener waiting for ever.
-            eprintln!("ddr guard: {e}");
-            std::process::exit(1);
-        }
-    });
+    spawn(&guard, |guard| watch(guard, false));
     spawn(&guard, |guard| guard.sweep());
     spawn(&guard, move |guard| accept(guard, &listener));
     for charge in charges {
         spawn(&guard, move |guard| supervise(guard, &charge));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut stuck = None;
     while !cancel.is_cancelled() {
         std::thread::sleep(Duration::from_millis(100));
+        let (now, helpers) = guard.is_stuck(stuck);
+        stuck = now;
+        (0..helpers).for_each(|_| spawn(&guard, |guard| watch(guard, true)));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let left = guard.close();
@@ -110,6 +108,14 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
     Ok(())
 }
 
+fn watch(guard: &Guard, helps: bool) {
+    if let Err(e) = guard.watch(helps) {
+        // Going on would leave every opener waiting for ever.
+        eprintln!("ddr guard: {e}");
+        std::process::exit(1);
+    }
+}
+
 fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
     let guard = Arc::clone(guard);
     // Without a thread the connection just ends.
@@ -121,7 +127,8 @@ fn group(accesses: bool) -> Result<(Group, bool)> {
     if let Some(number) = sd_notify::listen_fds().ok().and_then(|mut fds| fds.next()) {
         // SAFETY: handed to this process by its service manager, and taken once.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        return Ok((Group::adopt(fd, accesses), true));
+        let group = Group::adopt(fd, accesses).map_err(|e| Error::io("taking over", "an event group", e))?;
+        return Ok((group, true));
     }
     Group::new(accesses).map(|group| (group, false)).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => Error::Refused(

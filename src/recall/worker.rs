@@ -35,6 +35,8 @@ pub struct Settings {
     pub parallel: usize,
     /// How long a slowed opener waits beforehand.
     pub slow: Duration,
+    /// How long an opener may wait, as far as the guard allows.
+    pub deadline: Duration,
     /// Bytes of neighbours fetched ahead of a file, when there is nothing else to do.
     pub ahead: u64,
     /// Who may do what.
@@ -70,6 +72,7 @@ struct Worker {
 pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -> Result<()> {
     let recaller = Recaller::open(dir, context)?;
     let parallel = settings.parallel.max(1);
+    let number = settings.deadline.as_millis() as u64;
     let (filled, rest) = bounded(UNSETTLED);
     let worker = Arc::new(Worker {
         socket,
@@ -82,7 +85,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         ahead: Mutex::default(),
         loud: Mutex::default(),
     });
-    let hello = Frame { folder: worker.recaller.id(), ..Frame::new(Verb::Hello) };
+    let hello = Frame { folder: worker.recaller.id(), number, ..Frame::new(Verb::Hello) };
     send(worker.socket.as_fd(), &hello, &[worker.recaller.tree().as_fd()])
         .map_err(|e| Error::io("telling", "the guard", e))?;
     let spawn = |run: fn(&Worker)| {
@@ -284,6 +287,7 @@ impl Worker {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
+        let mut gone = lock(&self.loud).clone();
         for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
             let Seen::Entry(path, stat) = seen? else { continue };
             let small = stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
@@ -291,12 +295,14 @@ impl Worker {
             // Gone meanwhile.
             let Some(found) = fits.then(|| Found::open(tree, &path)).flatten() else { continue };
             marked += 1;
+            gone.remove(&(stat.dev, stat.ino));
             batch.push(found);
             if batch.len() == MOST_FDS / 2 {
                 self.mark(&guard, std::mem::take(&mut batch))?;
             }
         }
         self.mark(&guard, batch)?;
+        lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
 

@@ -40,7 +40,7 @@ impl Case {
     }
 
     pub fn target<'a>(&'a self, path: &'a RelPath, head: &'a StubHead) -> Target<'a> {
-        Target { root: &self.root, path, keys: &self.keys, head, held: false }
+        Target { root: &self.root, path, keys: &self.keys, head, held: None }
     }
 
     /// What placing finds out, then conversion.

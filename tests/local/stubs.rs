@@ -6,15 +6,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ddr::base::error::Error;
 use ddr::base::units::Time;
 use ddr::format::stub::{XATTR, looks_like_stub};
 use ddr::local::inspect::State;
 use ddr::local::read::Extent;
-use ddr::local::stat::FileType;
-use ddr::local::stub::{create_dir, create_file, create_stub, create_symlink, set_dir_times};
+use ddr::local::stat::{FileType, Stat};
+use ddr::local::stub::{
+    Filling, Target, convert, create_dir, create_file, create_stub, create_symlink, set_dir_times,
+};
 use rustix::fs::XattrFlags;
 
-use super::case::{Case, OLD, bytes, head_of, rel, set_time};
+use super::case::{Case, OLD, bytes, head_of, patiently, rel, set_time};
 use super::place::Place;
 
 pub fn i3_converting_keeps_everything_but_blocks(place: &Place) {
@@ -37,6 +40,39 @@ pub fn i3_converting_keeps_everything_but_blocks(place: &Place) {
             looks_like_stub(&text) && String::from_utf8_lossy(&text).contains(&format!("checkout {name}"))
         );
     }
+}
+
+pub fn only_the_file_that_the_guard_holds_is_touched(place: &Place) {
+    let case = Case::new(place.dir("swap"));
+    let (content, other) = (bytes(300_001, 1), bytes(300_001, 2));
+    case.file("file", &content);
+    case.file("other", &other);
+    let head = case.stash("file").expect("stashed");
+    let held = case.stat("file");
+    // Between the hold and the filling another stub of the same content takes its place.
+    std::fs::rename(case.dir.join("file"), case.dir.join("held")).expect("moved");
+    let copy = case.file("file", &content);
+    case.stash("file").expect("stashed");
+    let path = rel("file");
+    let target = |held: &Stat| Target { held: Some((held.dev, held.ino)), ..case.target(&path, &head) };
+    let refused = patiently(|| Filling::begin(&target(&held)).map(drop));
+    assert!(matches!(refused, Err(Error::Changed(_))), "{refused:?}");
+    assert!(matches!(case.inspect("file"), State::Stub(_)) && case.stat("file").blocks <= 8);
+    // Nor is it stashed.
+    let (full, proof) = case.place("other");
+    let (path, stat) = (rel("other"), proof.stat.fingerprint());
+    let target = Target { held: Some((held.dev, held.ino)), ..case.target(&path, &full) };
+    let refused = patiently(|| convert(&target, &stat, &|_| Ok(true)).map(drop));
+    assert!(matches!(refused, Err(Error::Changed(_))), "{refused:?}");
+    assert_eq!(std::fs::read(case.dir.join("other")).expect("read"), other);
+    // The one that is held is filled as ever.
+    std::fs::rename(case.dir.join("held"), &copy).expect("moved back");
+    let path = rel("file");
+    let target = Target { held: Some((held.dev, held.ino)), ..case.target(&path, &head) };
+    let filling = patiently(|| Filling::begin(&target)).expect("begun");
+    filling.write_at(&content, 0).expect("written");
+    filling.finish(&[]).expect("filled");
+    assert_eq!(std::fs::read(&copy).expect("read"), content);
 }
 
 pub fn filling_brings_every_byte_back(place: &Place) {

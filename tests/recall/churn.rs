@@ -16,12 +16,13 @@ const READERS: u64 = 8;
 const OPENS: usize = 2_500;
 
 /// A file that says what it must hold: its content follows from its number.
-struct File {
-    path: PathBuf,
-    content: Vec<u8>,
+pub struct File {
+    pub path: PathBuf,
+    pub content: Vec<u8>,
 }
 
-fn files(guarded: &Guarded) -> Vec<File> {
+/// The files of one folder.
+pub fn files(guarded: &Guarded) -> Vec<File> {
     let make = |i: u64| {
         let content = noise(i, 20_000 + i * 7_919);
         guarded.write(format!("{i}"), &content);
@@ -31,7 +32,7 @@ fn files(guarded: &Guarded) -> Vec<File> {
 }
 
 /// Opens one in one of several ways.
-fn open(file: &File, way: u64) -> Touched {
+pub fn open(file: &File, way: u64) -> Touched {
     match way {
         0..=3 => same(&std::fs::read(&file.path)?, &file.content),
         4 | 5 => {
@@ -59,7 +60,7 @@ fn open(file: &File, way: u64) -> Touched {
 }
 
 /// A program that changes what it reads, in its own files.
-fn write(guarded: &Guarded, number: u64, over: &AtomicBool) -> Touched {
+pub fn write(guarded: &Guarded, number: u64, over: &AtomicBool) -> Touched {
     let path = guarded.at(format!("own-{number}"));
     let mut round = 0;
     while !over.load(Ordering::Relaxed) {

@@ -109,6 +109,49 @@ fn a_thousand_openers_at_once_all_get_their_content() {
     ));
 }
 
+/// How many files the guard has on its list.
+fn listed(guarded: &Guarded) -> u64 {
+    let output = guarded.sandbox.ok(&["status", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+    let rows = output.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.filter_map(|row| row["guarded"].as_u64()).next().expect("on-demand access is on")
+}
+
+#[test]
+fn stubs_that_are_deleted_are_forgotten() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        if let Some(why) = crate::support::guarded::obstacle(&[kind]) {
+            crate::support::say(&format!("deleted stubs were passed over on {kind}: {why}"));
+            continue;
+        }
+        let guarded = Guarded::new(kind, &[]).unwrap_or_else(|e| panic!("{e}"));
+        const COUNT: u64 = 300;
+        // The numbers of the first are given to the second.
+        for round in 0..3 {
+            for i in 0..COUNT {
+                guarded.write(i.to_string(), &noise(round * 1000 + i, SIZE));
+            }
+            guarded.stash();
+            assert_eq!((listed(&guarded), guarded.guard().marks() as u64), (COUNT, COUNT), "{kind}");
+            // Deleted, replaced, and deleted while somebody has it open.
+            let open = std::fs::File::open(guarded.at("1")).unwrap();
+            for i in 0..COUNT - 5 {
+                std::fs::remove_file(guarded.at(i.to_string())).unwrap();
+            }
+            for i in COUNT - 5..COUNT {
+                guarded.write("new", b"new");
+                std::fs::rename(guarded.at("new"), guarded.at(i.to_string())).unwrap();
+            }
+            let start = std::time::Instant::now();
+            wait_until("all are forgotten", || listed(&guarded) == 0);
+            crate::support::say(&format!(
+                "{COUNT} deleted stubs on {kind}: forgotten after {:?}",
+                start.elapsed()
+            ));
+            drop(open);
+        }
+    }
+}
+
 /// A lease on a file that still carries a mark makes the guard wait for its holder.
 fn leased(flags: &[&str]) {
     use std::os::fd::AsRawFd;
@@ -141,6 +184,57 @@ fn leased(flags: &[&str]) {
 fn who_holds_a_lease_keeps_nobody_from_other_files() {
     leased(&[]);
     leased(&["--opens-only"]);
+}
+
+#[test]
+fn a_lease_that_is_held_on_a_stub_keeps_nobody_from_other_stubs() {
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    guarded.guard = None;
+    const LEASES: u64 = 6;
+    for i in 0..LEASES + 20 {
+        guarded.write(i.to_string(), &noise(i, SIZE));
+    }
+    guarded.stash();
+    // Its owner can open a stub as it is only while there is no guard.
+    let lease = |i: u64| {
+        let file = std::fs::File::options().read(true).write(true).open(guarded.at(i.to_string())).unwrap();
+        // SAFETY: plain integers. The signal by which it is wanted back must not end the test.
+        let leased = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0
+        };
+        assert!(leased, "{}", std::io::Error::last_os_error());
+        file
+    };
+    let ours = crate::support::own_files();
+    let leased: Vec<_> = (0..LEASES).map(lease).collect();
+    drop(ours);
+    guarded.start(&[]);
+    let read = |i: u64| {
+        let path = guarded.at(i.to_string());
+        std::thread::spawn(move || std::fs::read(path))
+    };
+    let mut others = Vec::new();
+    let mut worst = Duration::ZERO;
+    for i in 0..20 {
+        if i < LEASES {
+            others.push(read(i));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let start = Instant::now();
+        assert!(std::fs::read(guarded.at((LEASES + i).to_string())).unwrap() == noise(LEASES + i, SIZE));
+        worst = worst.max(start.elapsed());
+    }
+    assert!(others.iter().all(|other| !other.is_finished()), "the leases are held");
+    crate::support::say(&format!("with {LEASES} leases held on stubs others took at most {worst:?}"));
+    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    drop(leased);
+    for (i, other) in others.into_iter().enumerate() {
+        assert!(other.join().unwrap().unwrap() == noise(i as u64, SIZE), "{i}");
+    }
 }
 
 /// Takes all the room of a file system.

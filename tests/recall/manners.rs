@@ -174,6 +174,46 @@ fn past_the_deadline_an_opener_gets_an_error_and_the_next_one_the_content() {
 }
 
 #[test]
+fn each_folder_says_how_long_its_openers_wait_as_far_as_the_guard_allows() {
+    let late = |lines: &str, flags: &[&str]| {
+        let mut guarded = guarded(&[])?;
+        guarded.configure(lines);
+        guarded.start(flags);
+        let file = stub(&guarded, "file", 100_000);
+        guarded.stash();
+        guarded.guard().freeze(true);
+        let start = Instant::now();
+        let error = std::fs::read(&file).expect_err("the worker does not answer");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        guarded.guard().freeze(false);
+        Some(start.elapsed())
+    };
+    let soon = Duration::from_millis(900)..Duration::from_secs(20);
+    let Some(own) = late("[recall]\ndeadline = \"1s\"", &[]) else { return };
+    let bounded = late("[recall]\ndeadline = \"9h\"", &["--deadline", "1s"]).unwrap();
+    assert!(soon.contains(&own) && soon.contains(&bounded), "{own:?} {bounded:?}");
+}
+
+#[test]
+fn a_worker_that_was_killed_leaves_its_deadline_to_the_next() {
+    let Some(guarded) = configured("[recall]\ndeadline = \"2s\"") else { return };
+    let file = stub(&guarded, "file", 100_000);
+    guarded.stash();
+    guarded.store_away();
+    guarded.guard().freeze(true);
+    let reader = std::thread::spawn(move || (std::fs::read(file), Instant::now()));
+    let start = Instant::now();
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    guarded.guard().kill_workers();
+    wait_until("a new one is there", || !guarded.guard().workers().is_empty());
+    guarded.guard().freeze(true);
+    let (seen, end) = reader.join().unwrap();
+    guarded.guard().freeze(false);
+    let time = end.duration_since(start);
+    assert!(seen.is_err() && time < Duration::from_secs(20), "{time:?}");
+}
+
+#[test]
 fn neighbours_are_fetched_ahead_within_the_budget() {
     let Some(guarded) = configured("[recall]\nahead = \"150KiB\"") else { return };
     let names = ["photo-1.raw", "photo-2.raw", "photo-3.raw"];

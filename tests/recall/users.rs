@@ -9,20 +9,21 @@ use ddr::local::guard::{Frame, Verb, receive, send};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::races::guarded;
-use crate::support::guarded::{Guard, Guarded, is_stub};
+use crate::support::guarded::{Guard, Guarded, is_stub, wait_until};
 use crate::support::{Running, program};
 
-const OWNER: u32 = 4_101;
-const OTHER: u32 = 4_102;
+pub const OWNER: u32 = 4_101;
+pub const OTHER: u32 = 4_102;
 
 /// A folder of an ordinary user on a machine that knows him, with a guard run by root.
-struct Owned {
-    guarded: Guarded,
+pub struct Owned {
+    pub guarded: Guarded,
     bin: PathBuf,
+    folders: Vec<PathBuf>,
 }
 
 impl Owned {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let mut guarded = guarded(&[])?;
         guarded.guard = None;
         for dir in [guarded.outside(), guarded.sandbox.root(), guarded.sandbox.root().join("one").as_path()] {
@@ -31,26 +32,47 @@ impl Owned {
         // The build may lie where he cannot go.
         let bin = guarded.outside().join("ddr");
         std::fs::copy(program(), &bin).unwrap();
-        let home = guarded.outside().join("home");
-        std::fs::create_dir_all(&home).unwrap();
-        chown(&home, Some(OWNER), Some(OWNER)).unwrap();
+        for user in [OWNER, OTHER] {
+            let home = guarded.outside().join(format!("home-{user}"));
+            std::fs::create_dir_all(&home).unwrap();
+            chown(&home, Some(user), Some(user)).unwrap();
+        }
         std::fs::remove_dir_all(guarded.sandbox.store()).unwrap();
         std::fs::create_dir(guarded.sandbox.store()).unwrap();
         chown(guarded.sandbox.store(), Some(OWNER), Some(OWNER)).unwrap();
-        Some(Self { guarded, bin })
+        Some(Self { guarded, bin, folders: Vec::new() })
     }
 
     fn folder(&self) -> PathBuf {
         self.guarded.sandbox.root().join("his")
     }
 
+    /// Makes a folder of a user's, with a store of its own; guarded from the next start on.
+    pub fn add(&mut self, name: &str, user: u32) -> PathBuf {
+        let folder = self.guarded.sandbox.root().join(name);
+        let store = self.guarded.sandbox.root().join(format!("store of {name}"));
+        for dir in [&folder, &store] {
+            std::fs::create_dir(dir).unwrap();
+            chown(dir, Some(user), Some(user)).unwrap();
+        }
+        let line =
+            format!("\"$ddr\" init . && \"$ddr\" remote add near '{}' --init --same-disk", store.display());
+        self.run_in(&folder, user, &line).expect(&[0]).unwrap();
+        self.folders.push(folder.clone());
+        folder
+    }
+
     /// Runs a line as this user, in the folder.
     fn run(&self, user: u32, line: &str) -> crate::support::Output {
+        self.run_in(&self.folder(), user, line)
+    }
+
+    pub fn run_in(&self, dir: &std::path::Path, user: u32, line: &str) -> crate::support::Output {
         let mut command = Command::new("setpriv");
         self.guarded.sandbox.settle(&mut command);
         let id = user.to_string();
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c", line]);
-        command.current_dir(self.folder()).env("HOME", self.guarded.outside().join("home"));
+        command.current_dir(dir).env("HOME", self.guarded.outside().join(format!("home-{user}")));
         for name in ["CACHE", "STATE", "CONFIG", "DATA"] {
             command.env_remove(format!("XDG_{name}_HOME"));
         }
@@ -64,17 +86,27 @@ impl Owned {
     }
 
     /// A guard, run by root on a machine whose list of users has him.
-    fn start(&mut self) {
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    fn start_with(&mut self, flags: &[&str]) {
+        self.guarded.guard = None;
         let passwd = self.guarded.outside().join("passwd");
-        let home = self.guarded.outside().join("home");
-        std::fs::write(&passwd, format!("his:x:{OWNER}:{OWNER}::{}:/bin/sh\n", home.display())).unwrap();
+        let line = |user: u32| {
+            let home = self.guarded.outside().join(format!("home-{user}"));
+            format!("u{user}:x:{user}:{user}::{}:/bin/sh\n", home.display())
+        };
+        std::fs::write(&passwd, [OWNER, OTHER].map(line).concat()).unwrap();
         let mut command = Command::new("unshare");
         self.guarded.sandbox.settle(&mut command);
-        let line = "mount --bind \"$passwd\" /etc/passwd && exec \"$ddr\" guard \"$folder\"";
-        command.args(["-m", "sh", "-c", line]);
-        command.env("passwd", passwd).env("ddr", &self.bin).env("folder", self.folder());
+        let line = "mount --bind \"$passwd\" /etc/passwd && exec \"$ddr\" guard \"$@\"";
+        command.args(["-m", "sh", "-c", line, "sh"]).args(flags).args(&self.folders);
+        command.env("passwd", passwd).env("ddr", &self.bin);
         let guard = Guard::spawn(command);
-        guard.wait_for(" guarded (");
+        for folder in &self.folders {
+            guard.wait_for(&format!(" guarded ({})", folder.display()));
+        }
         self.guarded.guard = Some(guard);
     }
 }
@@ -84,6 +116,7 @@ fn owned() -> Option<Owned> {
     std::fs::create_dir(owned.folder()).unwrap();
     chown(owned.folder(), Some(OWNER), Some(OWNER)).unwrap();
     owned.ok("\"$ddr\" init . && \"$ddr\" remote add disk2 \"$store\" --init --same-disk");
+    owned.folders.push(owned.folder());
     owned.start();
     Some(owned)
 }
@@ -171,6 +204,99 @@ fn nobody_has_the_files_of_another_guarded_or_held_or_let_go() {
     // Nor does the owner let go what he does not hold.
     asks(&owned, OWNER, vec![(release(0), vec![])]);
     owned.ok("cmp a .a.copy");
+}
+
+/// A connection of another user's, kept.
+fn connected(owned: &Owned, user: u32) -> (OwnedFd, Option<i32>) {
+    let path = owned.guarded.sandbox.guard_socket();
+    let talk = move || {
+        // SAFETY: plain integers. Past the library, which would change the user of the whole process.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }, 0);
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        // One that is turned away may be gone by now.
+        let _ = send(socket.as_fd(), &Frame::new(Verb::Hello), &[]);
+        let answer = receive(socket.as_fd()).or_else(|_| receive(socket.as_fd()));
+        let code = answer.ok().flatten().map(|(answer, _)| answer.code);
+        (socket, code)
+    };
+    std::thread::spawn(talk).join().unwrap()
+}
+
+#[test]
+fn connections_of_one_user_are_bounded_and_others_are_served() {
+    let Some(mut owned) = owned() else { return };
+    owned.start_with(&["--user-connections", "5"]);
+    owned.ok("head -c 100000 /dev/urandom > a; cp a .a.copy; cp a b; echo '.*.copy' > .ddrignore");
+    let theirs: Vec<_> = (0..8).map(|_| connected(&owned, OTHER)).collect();
+    let codes: Vec<Option<i32>> = theirs.iter().map(|(_, code)| *code).collect();
+    assert_eq!(codes[..5], [Some(0); 5], "{codes:?}");
+    assert_eq!(codes[5..], [Some(libc::EUSERS); 3], "{codes:?}");
+    assert!(owned.ok("\"$ddr\" stash a && \"$ddr\" status").contains("access is on"));
+    owned.ok("cmp a .a.copy");
+    // The same to himself: nothing is stashed that would not be guarded.
+    let his: Vec<_> = (0..6).map(|_| connected(&owned, OWNER)).collect();
+    let output = owned.run(OWNER, "\"$ddr\" stash b; \"$ddr\" status");
+    assert!(output.stderr.contains("as many connections"), "{output:?}");
+    assert!(output.stdout.contains("access is off: the guard has as many"), "{output:?}");
+    assert!(!is_stub(&owned.folder().join("b")));
+    drop(his);
+    drop(theirs);
+    wait_until("they are let in again", || {
+        owned.run(OWNER, "\"$ddr\" stash b").code == Some(0) && is_stub(&owned.folder().join("b"))
+    });
+}
+
+#[test]
+fn stubs_of_one_user_are_bounded_and_what_is_too_much_stays_full() {
+    let Some(mut owned) = owned() else { return };
+    owned.start_with(&["--user-stubs", "3"]);
+    owned.ok("for n in a b c d e; do head -c 100000 /dev/urandom > $n; cp $n .$n.copy; done; \
+        echo '.*.copy' > .ddrignore; \"$ddr\" stash a b c");
+    let output = owned.run(OWNER, "\"$ddr\" stash d e");
+    assert!(output.code != Some(0) && output.stderr.contains("as many connections, stubs"), "{output:?}");
+    let stub = |name: &str| is_stub(&owned.folder().join(name));
+    assert!(["a", "b", "c"].into_iter().all(stub) && !stub("d") && !stub("e"));
+    assert_eq!(owned.guarded.guard().marks(), 3, "nothing is left of what was refused");
+    owned.ok("cmp a .a.copy && cmp d .d.copy && \"$ddr\" stash d && cmp d .d.copy");
+}
+
+#[test]
+fn files_in_hand_of_one_user_are_bounded_and_others_wait_as_ever() {
+    let Some(mut owned) = owned() else { return };
+    owned.start_with(&["--user-files", "3"]);
+    owned.ok("for n in 0 1 2 3 4 5 6; do head -c 100000 /dev/urandom > $n; cp $n .$n.copy; done; \
+        echo '.*.copy' > .ddrignore; for n in 0 1 2 3 4 5 6; do \"$ddr\" stash $n; done");
+    owned.guarded.guard().freeze(true);
+    let read = |n: u32, user: u32| {
+        let path = owned.folder().join(n.to_string());
+        std::thread::spawn(move || {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }, 0);
+            std::fs::read(path)
+        })
+    };
+    let theirs: Vec<_> = (0..6).map(|n| read(n, OTHER)).collect();
+    let done = |readers: &[std::thread::JoinHandle<_>]| readers.iter().filter(|r| r.is_finished()).count();
+    wait_until("three are refused", || done(&theirs) == 3);
+    let his: Vec<_> = (4..7).map(|n| read(n, OWNER)).collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!((done(&theirs), done(&his)), (3, 0), "he waits for what is his");
+    owned.guarded.guard().freeze(false);
+    let content = |n: usize| std::fs::read(owned.folder().join(format!(".{n}.copy"))).unwrap();
+    let mut refused = 0;
+    for (n, reader) in theirs.into_iter().enumerate() {
+        match reader.join().unwrap() {
+            Ok(seen) => assert!(seen == content(n), "{n}"),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => refused += 1,
+            Err(e) => panic!("{n}: {e}"),
+        }
+    }
+    assert_eq!(refused, 3);
+    for (n, reader) in his.into_iter().enumerate() {
+        assert!(reader.join().unwrap().unwrap() == content(n + 4), "{n}");
+    }
 }
 
 #[test]

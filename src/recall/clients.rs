@@ -1,0 +1,267 @@
+//! The guard's side of its connections: workers, and every other ddr process.
+//!
+//! Promises that a client may only have its own user's files guarded, that a hold ends with its
+//! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::FileType;
+
+use super::desk::{Client, Inode};
+use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
+use super::handle::Birth;
+use crate::base::id::FolderId;
+use crate::base::units::count;
+use crate::local::guard::{Frame, Verb, receive, send, try_send};
+
+impl Guard {
+    /// Serves one connection until it ends, and lets go what it held.
+    pub fn serve(&self, socket: &Arc<OwnedFd>, peer: Peer) {
+        let client = self.clients.fetch_add(1, Ordering::Relaxed);
+        if !self.admit(client, peer) {
+            let full = Frame { code: libc::EUSERS, ..Frame::new(Verb::Done) };
+            // Whoever does not read it sees that the connection ends.
+            let _ = try_send(socket.as_fd(), &full, &[]);
+            return;
+        }
+        let mut home = None;
+        while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
+            let hello = frame.verb == Verb::Hello;
+            if hello && peer.worker {
+                home = Some((peer.user, frame.folder));
+            }
+            let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
+            if send(socket.as_fd(), &answer, &[]).is_err() {
+                break;
+            }
+        }
+        let mut state = self.state();
+        state.processes.remove(&client);
+        if let Some(home) = home {
+            state.workers.remove(&home);
+            state.desk.worker_gone(home);
+        }
+        let (inodes, numbers) = state.desk.gone(client);
+        for inode in inodes {
+            if let Some(file) = state.held.remove(&inode) {
+                let _ = self.group.mark(&file, true);
+            }
+        }
+        self.ask(&mut state, &numbers);
+    }
+
+    /// Takes a client in, unless its user has too many.
+    fn admit(&self, client: Client, peer: Peer) -> bool {
+        let mut state = self.state();
+        let theirs = state.processes.values().filter(|other| other.user == peer.user && !other.worker);
+        let full = theirs.count() >= self.options.limits.connections;
+        if full && peer.user != 0 && !peer.worker {
+            return false;
+        }
+        state.processes.insert(client, peer);
+        true
+    }
+
+    fn handle(
+        &self,
+        socket: &Arc<OwnedFd>,
+        client: Client,
+        peer: Peer,
+        frame: &Frame,
+        files: Vec<OwnedFd>,
+    ) -> Option<Frame> {
+        let done = Frame::new(Verb::Done);
+        let mut state = self.state();
+        match frame.verb {
+            Verb::Hello if peer.worker => {
+                let root = files.into_iter().next();
+                let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
+                state.deadlines.insert(home, self.within(frame.number));
+                state.workers.insert(home, Worker { socket, root });
+                let numbers = state.desk.for_worker(home);
+                self.ask(&mut state, &numbers);
+                None
+            }
+            Verb::Hello => {
+                let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
+                let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
+                Some(Frame { flag, number, ..done })
+            }
+            // The kernel drops those that there is no room for.
+            Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
+            Verb::Mark => {
+                let (code, text) = self.mark_all(&mut state, client, peer, frame, files);
+                Some(Frame { code, text, ..done })
+            }
+            Verb::Release => {
+                self.release(&mut state, client, frame);
+                Some(done)
+            }
+            Verb::Answer if peer.worker => {
+                self.answer(&mut state, peer, frame);
+                None
+            }
+            Verb::Progress if peer.worker => {
+                let ticket = state.desk.ticket_mut(frame.ticket);
+                if let Some(ticket) = ticket.filter(|ticket| ticket.home.0 == peer.user) {
+                    ticket.event.done = frame.number;
+                }
+                None
+            }
+            Verb::Ready if peer.worker => {
+                state.served.insert((peer.user, frame.folder));
+                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
+                self.introduce(&mut state);
+                None
+            }
+            Verb::List => {
+                let rows = self.list(&state, peer);
+                // Who does not read must not keep everybody else waiting: he hears how many there are.
+                let _ = rows.iter().try_for_each(|row| try_send(socket.as_fd(), row, &[]));
+                Some(Frame { number: rows.len() as u64, ..done })
+            }
+            Verb::Cancel => {
+                let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));
+                let ended = theirs.then(|| state.desk.give_up(frame.ticket)).flatten();
+                let code = if ended.is_some() { 0 } else { libc::ENOENT };
+                ended.into_iter().for_each(|ticket| self.group.refuse(&ticket.event.event, libc::EIO));
+                Some(Frame { code, ..done })
+            }
+            _ => Some(Frame { code: libc::EINVAL, ..done }),
+        }
+    }
+
+    /// Marks files; which were new. With an errno nothing of it is held.
+    fn mark_all(
+        &self,
+        state: &mut State,
+        client: Client,
+        peer: Peer,
+        frame: &Frame,
+        files: Vec<OwnedFd>,
+    ) -> (i32, Vec<u8>) {
+        let holder = (frame.flag == 1).then_some(client);
+        let limits = self.options.limits;
+        let theirs = |(other, who): (&Client, &Peer)| (who.user == peer.user).then_some(*other);
+        let clients: Vec<Client> = state.processes.iter().filter_map(theirs).collect();
+        let holds = holder.map_or(0, |_| state.desk.holds_of(&clients) + files.len());
+        if holds > limits.files && peer.user != 0 {
+            return (libc::EUSERS, Vec::new());
+        }
+        let mut marked: Vec<(Inode, bool)> = Vec::with_capacity(files.len());
+        for file in files {
+            match self.mark(state, file, frame.folder, holder, peer) {
+                Ok(one) => marked.push(one),
+                Err(e) => {
+                    marked.iter().for_each(|(inode, new)| self.let_go(state, client, *inode, !new));
+                    return (e.raw_os_error().unwrap_or(libc::EIO), Vec::new());
+                }
+            }
+        }
+        (0, marked.into_iter().map(|(_, new)| new.into()).collect())
+    }
+
+    fn mark(
+        &self,
+        state: &mut State,
+        file: OwnedFd,
+        folder: FolderId,
+        holder: Option<Client>,
+        peer: Peer,
+    ) -> std::io::Result<(Inode, bool)> {
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
+            return Err(std::io::Error::from_raw_os_error(libc::EPERM));
+        }
+        let inode = inode_of(&stat);
+        let full = state.desk.marked_of(peer.user) >= self.options.limits.stubs;
+        if full && peer.user != 0 && !state.desk.knows(inode) {
+            return Err(std::io::Error::from_raw_os_error(libc::EUSERS));
+        }
+        // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
+        // us, and wait for the lease of the one who waits for our answer.
+        self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
+        // Root works on anybody's folder; the worker is the folder's owner.
+        let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
+        let news = state.desk.mark(inode, Birth::of(&file), (user, folder), holder);
+        if holder.is_some() {
+            state.held.insert(inode, file);
+        }
+        Ok((inode, news))
+    }
+
+    /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
+    fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
+        if state.served.contains(&(owner, folder)) { owner } else { 0 }
+    }
+
+    fn release(&self, state: &mut State, client: Client, frame: &Frame) {
+        let still = frame.flag == 1;
+        for pair in frame.text.chunks_exact(16) {
+            let (dev, ino) = pair.split_at(8);
+            let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+            self.let_go(state, client, (number(dev), number(ino)), still);
+        }
+    }
+
+    fn let_go(&self, state: &mut State, client: Client, inode: Inode, still: bool) {
+        let numbers = state.desk.release(inode, client, still);
+        if !state.desk.is_held(inode)
+            && let Some(file) = state.held.remove(&inode)
+        {
+            let _ = if still { self.group.mark(&file, true) } else { self.group.unmark(&file) };
+        }
+        self.ask(state, &numbers);
+    }
+
+    fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
+        let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
+        let event = &ticket.event.event;
+        if frame.code != 0 {
+            return self.group.refuse(event, frame.code);
+        }
+        if frame.flag == 1 && !state.desk.is_held(ticket.inode) {
+            state.desk.forget(ticket.inode);
+            let _ = self.group.unmark(&event.file);
+        }
+        self.group.allow(event);
+    }
+
+    fn list(&self, state: &State, peer: Peer) -> Vec<Frame> {
+        let shown = state.desk.waiting().filter(|(_, ticket)| may(peer, owner(&ticket.event)));
+        shown
+            .map(|(number, ticket)| {
+                let waiter = &ticket.event;
+                let name = std::fs::read_link(format!("/proc/self/fd/{}", raw(&waiter.event.file)));
+                let name = name.map(|n| n.into_os_string().into_encoded_bytes()).unwrap_or_default();
+                let text = [waiter.opener.program.as_bytes(), b"\0", &name].concat();
+                Frame {
+                    flag: ticket.asked.into(),
+                    code: waiter.event.thread,
+                    ticket: number,
+                    number: waiter.done,
+                    other: waiter.total,
+                    folder: ticket.home.1,
+                    text,
+                    ..Frame::new(Verb::Waiting)
+                }
+            })
+            .collect()
+    }
+}
+
+/// A client may have its own user's files guarded, and see who waits for them.
+fn may(peer: Peer, owner: u32) -> bool {
+    peer.user == 0 || peer.user == owner
+}
+
+/// Whether a client's stubs may be filled by a worker of this user.
+fn may_serve(peer: Peer, worker: u32) -> bool {
+    peer.user == 0 || peer.user == worker
+}
+
+fn text_of(frame: &Frame) -> String {
+    String::from_utf8_lossy(&frame.text).into_owned()
+}

@@ -1,0 +1,117 @@
+//! Several folders, of one user and of two, under one guard: what happens to one is nothing to the other.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::users::{OTHER, OWNER, Owned};
+use crate::support::content::noise;
+use crate::support::guarded::{is_stub, kill, wait_until};
+
+const SIZE: u64 = 300_000;
+
+struct Two {
+    owned: Owned,
+    /// Each with whom it belongs to.
+    folders: [(PathBuf, u32); 2],
+}
+
+impl Two {
+    /// Two guarded folders with six stubs each.
+    fn new(users: [u32; 2]) -> Option<Self> {
+        let mut owned = Owned::new()?;
+        let folders =
+            [("first", users[0]), ("second", users[1])].map(|(name, user)| (owned.add(name, user), user));
+        owned.start();
+        let two = Self { owned, folders };
+        two.stash();
+        Some(two)
+    }
+
+    fn stash(&self) {
+        for (at, (folder, user)) in self.folders.iter().enumerate() {
+            for i in 0..6 {
+                let path = folder.join(i.to_string());
+                std::fs::write(&path, content(at, i)).unwrap();
+                std::os::unix::fs::chown(&path, Some(*user), Some(*user)).unwrap();
+            }
+            self.owned.run_in(folder, *user, "\"$ddr\" stash .").expect(&[0]).unwrap();
+            assert!((0..6).all(|i| is_stub(&folder.join(i.to_string()))));
+        }
+    }
+
+    /// The worker of a folder.
+    fn worker(&self, at: usize) -> Option<i32> {
+        let serves = |id: &i32| {
+            let words = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            words
+                .split(|byte| *byte == 0)
+                .any(|word| word == self.folders[at].0.as_os_str().as_encoded_bytes())
+        };
+        self.owned.guarded.guard().workers().into_iter().find(serves)
+    }
+
+    fn path(&self, at: usize, i: u64) -> PathBuf {
+        self.folders[at].0.join(i.to_string())
+    }
+
+    fn right(&self, at: usize, i: u64) {
+        let seen = std::fs::read(self.path(at, i));
+        assert!(seen.as_ref().is_ok_and(|seen| *seen == content(at, i)), "{i} of {at}: {:?}", seen.err());
+    }
+}
+
+fn content(at: usize, i: u64) -> Vec<u8> {
+    noise(at as u64 * 100 + i, SIZE)
+}
+
+fn open(path: &Path) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
+    let path = path.to_path_buf();
+    std::thread::spawn(move || std::fs::read(path))
+}
+
+fn apart(users: [u32; 2]) {
+    let Some(two) = Two::new(users) else { return };
+    for at in 0..2 {
+        two.right(at, 0);
+    }
+    let other = two.worker(1).expect("a worker");
+    // One that does not answer.
+    let sick = two.worker(0).expect("a worker");
+    kill(sick, libc::SIGSTOP);
+    let waits = open(&two.path(0, 1));
+    let start = Instant::now();
+    two.right(1, 1);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!waits.is_finished());
+    // One that is killed is replaced, and whoever waits for it is served by the next.
+    kill(sick, libc::SIGKILL);
+    two.right(1, 2);
+    assert!(waits.join().unwrap().unwrap() == content(0, 1));
+    wait_until("it has a worker again", || two.worker(0).is_some_and(|id| id != sick));
+    assert_eq!(two.worker(1), Some(other), "the other one never noticed");
+    for i in 0..6 {
+        two.right(0, i);
+        two.right(1, i);
+    }
+    // A folder whose worker cannot live is without one; the other goes on.
+    std::thread::sleep(Duration::from_secs(1));
+    two.stash();
+    std::fs::rename(two.folders[0].0.join(".ddr/keys"), two.folders[0].0.join(".ddr/away")).unwrap();
+    kill(two.worker(0).expect("a worker"), libc::SIGKILL);
+    let waits = open(&two.path(0, 3));
+    (0..6).for_each(|i| two.right(1, i));
+    assert!(!waits.is_finished() && is_stub(&two.path(0, 3)));
+    std::fs::rename(two.folders[0].0.join(".ddr/away"), two.folders[0].0.join(".ddr/keys")).unwrap();
+    assert!(waits.join().unwrap().unwrap() == content(0, 3));
+    assert_eq!(two.worker(1), Some(other));
+}
+
+#[test]
+fn two_folders_of_one_user_are_guarded_apart() {
+    apart([OWNER, OWNER]);
+}
+
+#[test]
+fn folders_of_two_users_are_guarded_apart() {
+    apart([OWNER, OTHER]);
+}
