@@ -9,7 +9,7 @@ use super::folder::Folder;
 use super::hold;
 use super::objects::{Lost, Small};
 use super::remotes::{Remote, Remotes};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::id::{OriginId, RecordId};
 use crate::format::pack;
 use crate::format::seal::{Opener, Sealed};
@@ -62,8 +62,8 @@ fn distrust(remote: &Remote, info: &PackInfo) -> Result<()> {
         Ok(())
     });
     match read {
-        // Without a readable table none of them counted anyway.
-        Err(e) if e.is_corruption() => Ok(()),
+        // Without a readable table of this folder none of them counted anyway.
+        Err(e) if e.is_corruption() || matches!(e, Error::Refused(_)) => Ok(()),
         read => read.and_then(|()| remote.packs.mark_verified(&rows, BAD)),
     }
 }
