@@ -212,6 +212,49 @@ fn i6_a_failed_write_to_a_file_is_mended_by_the_next_command() {
     assert!(mended > 0, "no failed write left anything to mend");
 }
 
+/// Whichever operation of a stash fails: a store has the history that names a content before the file's bytes
+/// go, and the next command brings it level.
+#[test]
+fn i1_a_file_is_freed_only_when_a_store_has_its_history() {
+    if !cfg!(debug_assertions) {
+        return say("failed logs skipped: a release build has no faults");
+    }
+    let kept = fail_every_operation().unwrap_or_else(|why| panic!("{why}"));
+    assert!(kept > 0, "no failed log kept a file that was placed");
+}
+
+/// How often a file whose content was placed stayed.
+fn fail_every_operation() -> Result<usize, String> {
+    let mut kept = 0;
+    for k in 1.. {
+        let sandbox = Sandbox::new();
+        sandbox.set_up()?;
+        let file = sandbox.folder().join("file");
+        std::fs::write(&file, crate::support::content::noise(seed(), 100_000)).map_err(|e| e.to_string())?;
+        let faulty = sandbox.start(STASH, Some(&format!("fail:{k}"))).wait();
+        let objects = |kind: &str| {
+            let dir = sandbox.store().join("store").join(kind);
+            crate::support::tree::walk(&dir)
+                .map_or(0, |all| all.iter().filter(|p| dir.join(p).is_file()).count())
+        };
+        let stub = ddr::format::stub::looks_like_stub(&std::fs::read(&file).map_err(|e| e.to_string())?);
+        let told = |why: &str| format!("operation {k}: {why}\n{}{}", faulty.stdout, faulty.stderr);
+        match (stub, objects("log") > 0) {
+            (true, false) => return Err(told("freed, and no history in the store")),
+            (false, false) if objects("data") > 0 => kept += 1,
+            _ => {}
+        }
+        sandbox.ok(&["status"])?;
+        if sandbox.run(&["history", "file"]).code == Some(0) && objects("log") == 0 {
+            return Err(told("the next command leaves the store without history"));
+        }
+        if faulty.code == Some(0) {
+            break;
+        }
+    }
+    Ok(kept)
+}
+
 /// How often the next command mended something.
 fn fail_every_write() -> Result<usize, String> {
     const CHECKOUT: Words = &["checkout", "."];

@@ -40,16 +40,28 @@ pub fn set_pushed(history: &mut History, store: StoreId, origin: OriginId, numbe
 
 /// How far a store's copy of an origin's log is known to have reached.
 pub fn pushed(history: &History, store: StoreId, origin: OriginId) -> Result<u64> {
-    Ok(history.meta(&pushed_key(store, origin))?.and_then(|n| n.parse().ok()).unwrap_or(0))
+    Ok(noted(history, store, origin)?.unwrap_or(0))
+}
+
+/// Remembers that a store was met, with whatever log: what it lacks from now on, it missed.
+pub fn set_met(history: &mut History, store: StoreId, origin: OriginId) -> Result<()> {
+    match noted(history, store, origin)? {
+        Some(_) => Ok(()),
+        None => set_pushed(history, store, origin, 0),
+    }
+}
+
+fn noted(history: &History, store: StoreId, origin: OriginId) -> Result<Option<u64>> {
+    Ok(history.meta(&pushed_key(store, origin))?.and_then(|n| n.parse().ok()))
 }
 
 /// Entries that a store is not known to have; none where nothing is known of it at all.
 pub fn entries(history: &History, store: StoreId) -> Result<u64> {
     let (mut behind, mut known) = (0, false);
     for dot in history.knowledge()? {
-        let reached = pushed(history, store, dot.origin)?;
-        known |= reached > 0;
-        behind += dot.number.saturating_sub(reached);
+        let reached = noted(history, store, dot.origin)?;
+        known |= reached.is_some();
+        behind += dot.number.saturating_sub(reached.unwrap_or(0));
     }
     Ok(if known { behind } else { 0 })
 }

@@ -468,6 +468,8 @@ pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
             remote.tell_out(folder);
             continue;
         }
+        let origin = folder.origin();
+        behind::set_met(&mut folder.history, remote.packs.id(), origin)?;
         for dot in folder.history.knowledge()? {
             set_pushed(&mut folder.history, remote, dot.origin, dot.number)?;
         }

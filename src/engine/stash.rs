@@ -5,9 +5,11 @@
 //! files converted under write leases -> file system synced -> intent closed. A crash before the
 //! intent frees nothing; after it, `engine::mend` finishes or undoes what the intent names.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::behind::pushed;
 use super::commit::{self, Settled};
 use super::config::NeedGuard;
 use super::folder::Folder;
@@ -16,7 +18,7 @@ use super::hold;
 use super::manifests::{Asked, records_of_all};
 use super::place::still_hashes_to;
 use super::policy::{Pinned, speed};
-use super::remotes::{Remote, Remotes};
+use super::remotes::{OWN, Remote, Remotes};
 use super::spool::Spool;
 use super::spread::spread;
 use super::survey::Change;
@@ -394,7 +396,8 @@ impl Freeing {
                 self.refuse(
                     &candidate.row.path,
                     Error::Refused(
-                        "not stashed: a store no longer has all of its content; run the command again".into(),
+                        "not stashed: too few stores have all of its content and history; run the command again"
+                            .into(),
                     ),
                 );
             } else {
@@ -435,7 +438,7 @@ impl Freeing {
     }
 
     /// Holds on one store what it has of the batch, and asks it again; per record, whether it has a good
-    /// copy. A store that fails proves nothing, and is left out of the rest of the run.
+    /// copy, and logs that say what of. A store that fails proves nothing, and is left out of the rest of the run.
     fn prove(
         &self,
         history: &mut History,
@@ -464,7 +467,21 @@ impl Freeing {
             }
             target.packs.has(ids)
         })?;
-        Ok(answer.unwrap_or_else(|| vec![false; ids.len()]))
+        let mut good = answer.unwrap_or_else(|| vec![false; ids.len()]);
+        // A content that no log there names would be lost together with this machine.
+        let (mut rest, mut reached) = (good.as_mut_slice(), HashMap::new());
+        for Candidate { row: LocalRow { dot, .. }, records } in batch {
+            let (own, others) = rest.split_at_mut(records.len());
+            let reached = match reached.entry(dot.origin) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => *new.insert(pushed(history, target.packs.id(), dot.origin)?),
+            };
+            if target.name != OWN && reached < dot.number {
+                own.fill(false);
+            }
+            rest = others;
+        }
+        Ok(good)
     }
 
     /// Converts a proven batch on a few threads; returns the new rows, and how many an interruption

@@ -8,7 +8,7 @@ use ddr::base::id::{ContentId, FolderId, OriginId, RecordId};
 use ddr::base::path::RelPath;
 use ddr::base::units::Time;
 use ddr::format::key::{FolderKey, Keys};
-use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Version};
+use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Runs, Version};
 
 /// The folder everything valid belongs to.
 pub const FOLDER: FolderId = FolderId([0x11; 16]);
@@ -91,6 +91,11 @@ pub fn entries() -> Vec<Entry> {
             op: Op::Del,
             moved_to: Some(path("a/b")),
             ..put(path("a/c"), version(FileKind::Dir, None, None, 0, None), None)
+        },
+        put(RelPath::root(), version(FileKind::Dir, None, None, 0, None), None),
+        Entry {
+            op: Op::Forget(vec![Runs::of(OriginId([6; 32]), [2, 3, 7])]),
+            ..put(RelPath::root(), version(FileKind::Dir, None, None, 0, None), None)
         },
     ]
 }

@@ -49,8 +49,20 @@ fn seeds() -> Vec<Vec<u8>> {
             folder: FOLDER,
             origin,
             number: 1,
+            since: None,
             adds: vec![body()],
             releases: vec![body()],
+        }
+        .encode(),
+        // A compacted one stands for those before it.
+        Hold {
+            requires: vec![],
+            folder: FOLDER,
+            origin,
+            number: 9,
+            since: Some(2),
+            adds: vec![body()],
+            releases: vec![],
         }
         .encode(),
         Owner { requires: vec![], folder: FOLDER, origin, epoch: 1, name: "peer".into(), peer_epoch: 4 }
