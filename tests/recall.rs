@@ -1,6 +1,7 @@
 //! On-demand access with a real guard: whoever touches a stub gets its content, waits, or gets an error.
 
 mod churn;
+mod cuts;
 mod folders;
 mod kills;
 mod limits;
