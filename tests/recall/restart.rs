@@ -164,6 +164,59 @@ fn half_filled() -> Option<(Guarded, Vec<u8>)> {
 }
 
 #[test]
+fn what_is_half_filled_is_found_where_nobody_noted_that_it_was_stashed() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (content, file) = (noise(1, 64 << 20), guarded.at("file"));
+    guarded.write("file", &content);
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    let (index, before) = (guarded.at(".ddr/history.db"), guarded.outside().join("history.db"));
+    std::fs::copy(&index, &before).unwrap();
+    guarded.start(&[]);
+    guarded.stash();
+    let reader = std::thread::spawn({
+        let file = file.clone();
+        move || std::fs::read(file).map(drop)
+    });
+    wait_until("the file is being filled", || is_filling(&file));
+    guarded.guard().freeze(true);
+    let guard = guarded.guard.as_mut().unwrap();
+    guard.kill_workers();
+    guard.kill();
+    let _ = reader.join().unwrap();
+    guarded.guard = None;
+    // As if whoever stashed it had died before it could write that down.
+    for extra in ["history.db-wal", "history.db-shm"] {
+        let _ = std::fs::remove_file(guarded.at(".ddr").join(extra));
+    }
+    std::fs::copy(&before, &index).unwrap();
+    guarded.start(&[]);
+    assert!(std::fs::read(&file).unwrap() == content);
+}
+
+#[test]
+fn a_command_that_mends_leaves_the_trace_of_a_worker_that_lives() {
+    let Some(guarded) = guarded(&[]) else { return };
+    for i in 0..200 {
+        guarded.write(i.to_string(), &noise(i, 20_000));
+    }
+    let pending = || {
+        let mut names = std::fs::read_dir(guarded.at(".ddr/intents")).unwrap().flatten();
+        names.any(|entry| entry.file_name().to_string_lossy().parse::<u64>().is_ok())
+    };
+    let mut stash = guarded.sandbox.start(&["stash", "."], None);
+    wait_until("it says what it is about to do", pending);
+    stash.kill();
+    stash.wait();
+    assert!(pending());
+    let trace = guarded.at(".ddr/recalling");
+    assert!(trace.exists());
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    assert!(!pending(), "it has mended");
+    assert!(trace.exists(), "what the worker fills next could not be told from the user's");
+}
+
+#[test]
 fn what_is_half_filled_is_found_under_another_name() {
     let Some((mut guarded, content)) = half_filled() else { return };
     let moved = guarded.at("moved");
