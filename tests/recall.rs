@@ -2,6 +2,7 @@
 
 mod churn;
 mod cuts;
+mod far;
 mod folders;
 mod kills;
 mod limits;

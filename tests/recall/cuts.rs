@@ -87,7 +87,7 @@ impl Drill {
         let Self { sandbox, files, half, rig, .. } = self;
         rig.with_cut(&image, || {
             *half += files.iter().filter(|file| is_filling(&sandbox.folder().join(&file.name))).count();
-            after(sandbox, files, number % 2 == 0)
+            after(sandbox, files, number.is_multiple_of(2))
         })
     }
 }
