@@ -114,6 +114,12 @@ impl Recaller {
         self.unmended.contains(path)
     }
 
+    /// Whether history knows it as a stub, however much room it takes: copies may have all their zeros.
+    pub fn is_recorded_stub(&self, path: &RelPath) -> bool {
+        let row = lock(&self.folder).history.local(path);
+        row.is_ok_and(|row| row.is_some_and(|row| row.residency == Residency::Stub))
+    }
+
     /// Its tree.
     pub fn tree(&self) -> &Arc<Root> {
         &self.tree

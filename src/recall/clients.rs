@@ -220,9 +220,6 @@ impl Guard {
         let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
         let event = &ticket.event.event;
         if frame.code != 0 {
-            if state.desk.knows(ticket.inode) && !state.desk.is_held(ticket.inode) {
-                let _ = self.group.mark(&event.file, true);
-            }
             return self.group.refuse(event, frame.code);
         }
         if frame.flag == 1 && !state.desk.is_held(ticket.inode) {

@@ -88,13 +88,6 @@ impl Group {
         }
     }
 
-    /// Guards opens only from now on: whoever fills a file would raise an event with each of its steps.
-    /// The kernel reports accesses only by descriptors that were opened while the inode was marked, and
-    /// all of those waited in their open.
-    pub fn mute(&self, file: impl AsFd) -> io::Result<()> {
-        if self.pre_access { self.unmark_bits(FAN_PRE_ACCESS, &file) } else { Ok(()) }
-    }
-
     /// Guards it no longer.
     pub fn unmark(&self, file: impl AsFd) -> io::Result<()> {
         self.unmark_bits(libc::FAN_OPEN_PERM | if self.pre_access { FAN_PRE_ACCESS } else { 0 }, &file)

@@ -274,7 +274,6 @@ impl Guard {
             text: waiter.opener.program.clone().into_bytes(),
             ..Frame::new(Verb::Ask)
         };
-        let _ = self.group.mute(&waiter.event.file);
         // Through a read-only mount the worker could not write.
         let own = worker.root.as_ref().and_then(|root| on_own_mount(&waiter.event.file, root));
         let file = own.as_ref().map_or(waiter.event.file.as_fd(), AsFd::as_fd);

@@ -38,6 +38,24 @@ fn what_was_stashed_before_the_guard_began_is_guarded_too() {
 }
 
 #[test]
+fn copies_of_stubs_with_all_their_zeros_are_guarded_once_they_are_recorded() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    stubs(&guarded, 1);
+    let mut command = Command::new("sh");
+    guarded.sandbox.settle(&mut command);
+    command.args(["-c", "cp --sparse=never 0 copy && tar c 0 | tar x --transform s/0/unpacked/"]);
+    assert!(command.status().unwrap().success());
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    guarded.start(&[]);
+    assert_eq!(guarded.guard().marks(), 3);
+    for name in ["copy", "unpacked", "0"] {
+        same(&std::fs::read(guarded.at(name)).unwrap(), &noise(0, SIZE))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
 fn a_guard_that_is_told_to_stop_says_what_it_leaves_and_refuses_who_waits() {
     let Some(mut guarded) = guarded(&[]) else { return };
     stubs(&guarded, 3);
