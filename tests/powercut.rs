@@ -40,13 +40,14 @@ const CUTS_NOSYNC: usize = 4;
 const STEPS: usize = 3;
 
 /// Another program that syncs its own small file again and again.
-struct Noise {
+pub struct Noise {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Noise {
-    fn start(path: PathBuf, mut random: Random) -> Self {
+    /// Begins, and goes on until it is dropped.
+    pub fn start(path: PathBuf, mut random: Random) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {

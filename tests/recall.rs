@@ -1,6 +1,8 @@
 //! On-demand access with a real guard: whoever touches a stub gets its content, waits, or gets an error.
 
 mod churn;
+mod cuts;
+mod far;
 mod folders;
 mod kills;
 mod limits;

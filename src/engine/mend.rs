@@ -31,7 +31,6 @@ use crate::local::mend::{Verdict, judge, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
-use crate::model::residency::Residency;
 
 /// What mending did.
 #[derive(Debug, Default)]
@@ -108,7 +107,8 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
 }
 
 /// Mends files at and below `paths` that a worker was filling when it died; their marks tell. Those who
-/// wait for one of them are kept waiting at `guard`. `false` if some files must wait, too.
+/// wait for one of them are kept waiting at `guard`. Whether that took care of all that was left: `false` if
+/// some files must wait, or nothing was (a worker that lives keeps its trace).
 pub fn sweep(
     folder: &Folder,
     remotes: &Remotes,
@@ -118,14 +118,14 @@ pub fn sweep(
     stats: &mut MendStats,
 ) -> Result<bool> {
     if left == Left::Nothing {
-        return Ok(true);
+        return Ok(false);
     }
     let mut found = Vec::new();
     survey(folder, paths, &mut |item| {
         let stat = item.stat.filter(|stat| stat.kind == FileType::File && item.change != Change::Same);
-        // Without a row it was renamed since, or is a copy that was never recorded.
-        let is_one = item.row.as_ref().is_none_or(|row| row.residency == Residency::Stub);
-        found.extend(stat.filter(|_| is_one).map(|stat| (item.path, stat, item.row)));
+        // Whatever its row says: it may have been stashed by a command that died before it could note that,
+        // renamed since, or be a copy that was never recorded.
+        found.extend(stat.map(|stat| (item.path, stat, item.row)));
         Ok(())
     })?;
     let tree = folder.tree()?;

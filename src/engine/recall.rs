@@ -37,6 +37,9 @@ use crate::model::residency::Residency;
 /// How often stores are opened anew at most, when they fail.
 const REOPEN: Duration = Duration::from_millis(200);
 
+/// How long a command is given that may be mending a file at the moment.
+const MENDING: Duration = Duration::from_secs(5);
+
 /// A file that was filled and is not durable yet: it waits for [`Recaller::settle`].
 #[derive(Debug)]
 pub struct Filled {
@@ -79,7 +82,7 @@ impl Recaller {
         // after, and it is us who look after them.
         let guard = folder.guard.take();
         let all = [RelPath::root()];
-        let (left, claim) = trace::claim(dir)?;
+        let (left, claim) = trace::claim_at_last(dir)?;
         let mut stats = MendStats::default();
         if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut stats)? {
             trace::clear(dir)?;
@@ -111,6 +114,12 @@ impl Recaller {
         self.unmended.contains(path)
     }
 
+    /// Whether history knows it as a stub, however much room it takes: copies may have all their zeros.
+    pub fn is_recorded_stub(&self, path: &RelPath) -> bool {
+        let row = lock(&self.folder).history.local(path);
+        row.is_ok_and(|row| row.is_some_and(|row| row.residency == Residency::Stub))
+    }
+
     /// Its tree.
     pub fn tree(&self) -> &Arc<Root> {
         &self.tree
@@ -124,14 +133,21 @@ impl Recaller {
     /// Fills the stub open as `file`; `None` if the file is full. At most one call at a time for one file.
     /// With `cold` its being read does not count as use.
     pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Option<Filled>> {
+        let begun = Instant::now();
         let mut state = self.look(&file)?;
-        if let State::Filling(_) = state {
+        while let State::Filling(_) = state {
             if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) {
                 return Ok(None);
             }
             // Left by a worker that died, and could not be mended when this one began.
             self.mend(&file)?;
             state = self.look(&file)?;
+            if matches!(state, State::Filling(_)) {
+                if begun.elapsed() > MENDING {
+                    break;
+                }
+                std::thread::sleep(MENDING / 50);
+            }
         }
         let head = match state {
             State::Full => return Ok(None),

@@ -52,7 +52,8 @@ pub fn claim(dir: &Path) -> Result<(Left, Option<File>)> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Left::Nothing, None)),
         other => other.map_err(|e| Error::io("opening", &path, e))?,
     };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    // Or whoever had it has just cleared it.
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !lies_at(&file, &path) {
         return Ok((Left::Nothing, None));
     }
     let mut text = String::new();
@@ -61,7 +62,19 @@ pub fn claim(dir: &Path) -> Result<(Left, Option<File>)> {
     Ok((left, Some(file)))
 }
 
-/// Everything that was left has been mended.
+/// The same for a worker that begins: waits for whoever is mending what is left.
+pub fn claim_at_last(dir: &Path) -> Result<(Left, Option<File>)> {
+    for _ in 0..400 {
+        let (left, file) = claim(dir)?;
+        if file.is_some() || !path_in(dir).exists() {
+            return Ok((left, file));
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    Err(Error::Locked("another worker of this folder, or a command that mends what one left".into()))
+}
+
+/// Everything that was left has been mended; only for who has claimed it.
 pub fn clear(dir: &Path) -> Result<()> {
     let path = path_in(dir);
     match std::fs::remove_file(&path) {
@@ -76,8 +89,14 @@ impl Trace {
     pub fn leave(dir: &Path) -> Result<Self> {
         let path = path_in(dir);
         let fail = |e: std::io::Error| Error::io("writing", &path, e);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(fail)?;
-        lock(&file)?;
+        let mut file = loop {
+            let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(fail)?;
+            lock(&file)?;
+            // Else whoever had it until now has cleared it.
+            if lies_at(&file, &path) {
+                break file;
+            }
+        };
         if file.metadata().map_err(fail)?.len() == 0 {
             file.write_all(mount(&file).unwrap_or_default().as_bytes()).map_err(fail)?;
             disk::sync_file(&file, &path)?;
@@ -91,6 +110,12 @@ impl Trace {
         // Found again, it costs a look at files that are as they should be.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Whether this is still the file of that name.
+fn lies_at(file: &File, path: &Path) -> bool {
+    let (there, here) = (rustix::fs::lstat(path), rustix::fs::fstat(file));
+    there.is_ok_and(|there| here.is_ok_and(|here| (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)))
 }
 
 /// Claims the trace; a command that only looks has it for a moment.
@@ -134,5 +159,29 @@ mod tests {
         assert_eq!(left(temp.path()).expect("looked"), Left::EarlierMount);
         Trace::leave(temp.path()).expect("taken over").end();
         assert_eq!(left(temp.path()).expect("looked"), Left::Nothing);
+    }
+
+    #[test]
+    fn a_worker_that_begins_waits_for_who_mends_and_leaves_a_trace_that_is_seen() {
+        let temp = tempfile::tempdir().expect("a directory");
+        drop(Trace::leave(temp.path()).expect("left"));
+        let (left, mender) = claim(temp.path()).expect("claimed");
+        assert!(left == Left::ThisMount && mender.is_some());
+        std::thread::scope(|scope| {
+            let begins = scope.spawn(|| {
+                let (left, claim) = claim_at_last(temp.path()).expect("at last");
+                drop(claim);
+                (left, Trace::leave(temp.path()).expect("left"))
+            });
+            // Two that are past opening the file when it is cleared.
+            let another = scope.spawn(|| Trace::leave(temp.path()));
+            std::thread::sleep(Duration::from_millis(200));
+            clear(temp.path()).expect("cleared");
+            drop(mender);
+            let another = another.join().expect("no panic");
+            drop(another);
+            let (_, trace) = begins.join().expect("no panic");
+            assert!(lies_at(&trace._file, &path_in(temp.path())));
+        });
     }
 }

@@ -33,11 +33,15 @@ pub fn belongs(thread: i32, process: i32) -> bool {
 /// Whether a thread that is being held in an open will throw the content away: it opens for writing
 /// and truncates. One that is not yet asleep does not tell: it is given a moment.
 pub fn truncates(thread: i32) -> bool {
-    const LOOKS: usize = 50;
+    const LOOKS: usize = 60;
+    const SHORT: usize = 10;
     const PAUSE: Duration = Duration::from_micros(100);
     let mut looks = (0..LOOKS).map(|look| {
-        if look > 0 {
-            std::thread::sleep(PAUSE);
+        match look {
+            0 => {}
+            // It is about to sleep, and that pause is longer than it says.
+            1..=SHORT => std::thread::yield_now(),
+            _ => std::thread::sleep(PAUSE),
         }
         where_is(thread)
     });

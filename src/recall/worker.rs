@@ -20,7 +20,7 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Recaller};
-use crate::format::stub::looks_like_stub;
+use crate::format::stub::{MarkState, looks_like_stub};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
 use crate::local::inspect::{first_block, marked};
 use crate::local::lease::{Lease, LeaseKind};
@@ -290,8 +290,11 @@ impl Worker {
         let mut gone = lock(&self.loud).clone();
         for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
             let Seen::Entry(path, stat) = seen? else { continue };
-            let small = stat.size > 4096 && stat.blocks <= STUB_BLOCKS;
-            let fits = stat.kind == FileType::File && (small || self.recaller.is_unmended(&path));
+            let large = stat.kind == FileType::File && stat.size > 4096;
+            let fits = large
+                && (stat.blocks <= STUB_BLOCKS
+                    || self.recaller.is_unmended(&path)
+                    || self.recaller.is_recorded_stub(&path));
             // Gone meanwhile.
             let Some(found) = fits.then(|| Found::open(tree, &path)).flatten() else { continue };
             marked += 1;
@@ -314,9 +317,11 @@ impl Worker {
         // Whoever has opened one that was guarded before waits for us.
         for (file, _) in files.into_iter().zip(news).filter(|(_, new)| *new) {
             let Some(file) = file.map(Arc::new) else { continue };
-            // Nobody can have come since the mark, so who is there was there before.
-            if Lease::take(&file, LeaseKind::Write).is_err()
-                && let Ok(stat) = rustix::fs::fstat(&file)
+            // Who came since the mark waits, so who is there was there before. One that was brought back
+            // since it was found, or is just now, is no stub, and everybody may have it open.
+            if Lease::take(&file, LeaseKind::Read).is_err()
+                && is_at_rest(&file)
+                && let Ok(stat) = rustix::fs::fstat(&*file)
             {
                 lock(&self.loud).insert((stat.st_dev, stat.st_ino));
             }
@@ -372,6 +377,14 @@ fn readable(file: OwnedFd) -> File {
         Some(Ok(opened)) => File::from(opened),
         // What cannot be read is refused when it is looked at.
         _ => File::from(file),
+    }
+}
+
+/// Whether it is a stub that nobody is filling.
+fn is_at_rest(file: &File) -> bool {
+    match marked(file) {
+        Ok(Some(mark)) => mark.state == MarkState::Stub,
+        _ => first_block(file).is_ok_and(|block| looks_like_stub(&block)),
     }
 }
 

@@ -38,6 +38,24 @@ fn what_was_stashed_before_the_guard_began_is_guarded_too() {
 }
 
 #[test]
+fn copies_of_stubs_with_all_their_zeros_are_guarded_once_they_are_recorded() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    stubs(&guarded, 1);
+    let mut command = Command::new("sh");
+    guarded.sandbox.settle(&mut command);
+    command.args(["-c", "cp --sparse=never 0 copy && tar c 0 | tar x --transform s/0/unpacked/"]);
+    assert!(command.status().unwrap().success());
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    guarded.start(&[]);
+    assert_eq!(guarded.guard().marks(), 3);
+    for name in ["copy", "unpacked", "0"] {
+        same(&std::fs::read(guarded.at(name)).unwrap(), &noise(0, SIZE))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
 fn a_guard_that_is_told_to_stop_says_what_it_leaves_and_refuses_who_waits() {
     let Some(mut guarded) = guarded(&[]) else { return };
     stubs(&guarded, 3);
@@ -161,6 +179,59 @@ fn half_filled() -> Option<(Guarded, Vec<u8>)> {
     let _ = reader.join().unwrap();
     guarded.guard = None;
     Some((guarded, content))
+}
+
+#[test]
+fn what_is_half_filled_is_found_where_nobody_noted_that_it_was_stashed() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (content, file) = (noise(1, 64 << 20), guarded.at("file"));
+    guarded.write("file", &content);
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    let (index, before) = (guarded.at(".ddr/history.db"), guarded.outside().join("history.db"));
+    std::fs::copy(&index, &before).unwrap();
+    guarded.start(&[]);
+    guarded.stash();
+    let reader = std::thread::spawn({
+        let file = file.clone();
+        move || std::fs::read(file).map(drop)
+    });
+    wait_until("the file is being filled", || is_filling(&file));
+    guarded.guard().freeze(true);
+    let guard = guarded.guard.as_mut().unwrap();
+    guard.kill_workers();
+    guard.kill();
+    let _ = reader.join().unwrap();
+    guarded.guard = None;
+    // As if whoever stashed it had died before it could write that down.
+    for extra in ["history.db-wal", "history.db-shm"] {
+        let _ = std::fs::remove_file(guarded.at(".ddr").join(extra));
+    }
+    std::fs::copy(&before, &index).unwrap();
+    guarded.start(&[]);
+    assert!(std::fs::read(&file).unwrap() == content);
+}
+
+#[test]
+fn a_command_that_mends_leaves_the_trace_of_a_worker_that_lives() {
+    let Some(guarded) = guarded(&[]) else { return };
+    for i in 0..200 {
+        guarded.write(i.to_string(), &noise(i, 20_000));
+    }
+    let pending = || {
+        let mut names = std::fs::read_dir(guarded.at(".ddr/intents")).unwrap().flatten();
+        names.any(|entry| entry.file_name().to_string_lossy().parse::<u64>().is_ok())
+    };
+    let mut stash = guarded.sandbox.start(&["stash", "."], None);
+    wait_until("it says what it is about to do", pending);
+    stash.kill();
+    stash.wait();
+    assert!(pending());
+    let trace = guarded.at(".ddr/recalling");
+    assert!(trace.exists());
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    assert!(!pending(), "it has mended");
+    assert!(trace.exists(), "what the worker fills next could not be told from the user's");
 }
 
 #[test]
