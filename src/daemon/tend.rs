@@ -23,7 +23,7 @@ use super::work::{Hands, Outcome, remembered};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::engine::folder::{Access, Context, Folder, is_locked};
+use crate::engine::folder::{Access, Context, Folder, is_locked, make_room};
 
 /// How often the disk, the settings and the root are looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -238,7 +238,13 @@ impl Tending {
                 }
                 self.settings = Some(settings);
             }
-            Err(e) => self.tended.told.trouble(format!("its settings are not in force: {e}")),
+            Err(e) => {
+                // Who is to free a full disk must be able to look at it first.
+                if matches!(e, Error::NoSpace(_)) {
+                    make_room(&self.dir);
+                }
+                self.tended.told.trouble(format!("its settings are not in force: {e}"));
+            }
         }
         self.stamp = stamp;
         Ok(())

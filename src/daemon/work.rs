@@ -20,7 +20,7 @@ use crate::engine::apply::apply_on;
 use crate::engine::behind;
 use crate::engine::clock;
 use crate::engine::commit::{CommitOptions, CommitStats, commit_on, sync_logs};
-use crate::engine::folder::{Access, Context, Folder, is_wanted};
+use crate::engine::folder::{Access, Context, Folder, is_wanted, make_room};
 use crate::engine::gc::{GcOptions, gc};
 use crate::engine::heal::heal;
 use crate::engine::level::{LevelOptions, LevelStats, level, settle_behind};
@@ -114,8 +114,9 @@ impl Hands<'_> {
     /// Runs the policy, which is to know of the files that were opened until now; `by_age` where nothing
     /// but their age calls for it.
     pub fn stash(&self, opened: &HashSet<RelPath>, by_age: bool) -> Result<Outcome> {
+        make_room(self.dir);
         let remotes = Remotes::open(&self.look()?)?;
-        self.with_folder(|folder| {
+        self.with_opened(Access::Relieve, |folder| {
             put_used(folder, opened)?;
             if by_age {
                 clock::refuse_jump(folder)?;
@@ -268,6 +269,10 @@ impl Hands<'_> {
     /// Opens the folder, works, and gives way when somebody waits for it. [`Error::Locked`] if a command
     /// has it or waits for it, [`Error::Interrupted`] if the work gave way.
     fn with_folder<T>(&self, work: impl FnOnce(&mut Folder) -> Result<T>) -> Result<T> {
+        self.with_opened(Access::Write, work)
+    }
+
+    fn with_opened<T>(&self, access: Access, work: impl FnOnce(&mut Folder) -> Result<T>) -> Result<T> {
         if is_wanted(self.dir) {
             return Err(Error::Locked("a command that waits".into()));
         }
@@ -283,7 +288,7 @@ impl Hands<'_> {
                     }
                 }
             });
-            let result = Folder::open(dir, Access::Write, context).and_then(|mut folder| {
+            let result = Folder::open(dir, access, context).and_then(|mut folder| {
                 if mend::is_needed(&folder)? {
                     mend::mend(&mut folder)?;
                 }
