@@ -38,7 +38,7 @@ fn settings(config: &RecallConfig) -> Result<Settings> {
         let program = rule.program.as_ref().map(glob).transpose()?;
         Ok(Rule { program, user: rule.user, action: rule.action })
     });
-    let limit = BurstLimit { stubs: config.burst.unwrap_or(200), within: Duration::from_secs(60) };
+    let limit = BurstLimit { stubs: config.burst(), within: Duration::from_secs(60) };
     let slow = config.slow.as_deref().unwrap_or("250ms");
     Ok(Settings {
         parallel: config.parallel.unwrap_or(4),

@@ -33,6 +33,8 @@ pub struct Settings {
     pub rescan: (Duration, Duration),
     /// All other periods.
     pub every: Every,
+    /// Files in a row that may be opened before it tells nothing of use.
+    pub burst: usize,
     /// Bytes of the stores that are read in a day.
     pub scrub: u64,
     /// Directories that are watched at most.
@@ -81,6 +83,7 @@ impl Settings {
             settle: or(daemon.settle, SETTLE),
             rescan: (rescan, or(daemon.rescan_unwatched, RESCAN_UNWATCHED)),
             every,
+            burst: config.recall.burst(),
             scrub,
             watches: daemon.watches.unwrap_or(u64::MAX),
             across: config.scan.cross_devices,

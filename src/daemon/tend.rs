@@ -184,7 +184,7 @@ impl Tending {
         let by_command = self.opened_by_command();
         let mut seen = self.tended.ear.seen();
         if by_command {
-            seen.take_opened();
+            seen.take_uses();
         }
         self.facts.missed |= seen.has_missed();
         self.facts.settles = seen.settles(settings.settle);
@@ -236,6 +236,7 @@ impl Tending {
                 if self.settings.as_ref().is_some_and(|old| old.watches != settings.watches) {
                     (self.watch, self.watched) = (None, None);
                 }
+                self.tended.ear.seen().set_burst_limit(settings.burst);
                 self.settings = Some(settings);
             }
             Err(e) => {
@@ -315,7 +316,7 @@ impl Tending {
         told.state().doing = Some(work.word().into());
         let by_command = self.opened_by_command();
         if by_command {
-            self.tended.ear.seen().take_opened();
+            self.tended.ear.seen().take_uses();
         }
         self.tended.ear.close_until(Duration::MAX);
         let since = clock::now();
@@ -352,15 +353,14 @@ impl Tending {
         let hands = Hands { dir: &dir, context: &context, told: &told, patience: self.patience, scrub: left };
         match work {
             Work::Relieve | Work::Stash | Work::Uses => {
-                let opened = ear.seen().take_opened();
+                let uses = ear.seen().take_uses();
                 let done = match work {
-                    Work::Uses => hands.uses(&opened),
+                    Work::Uses => hands.uses(&uses),
                     // A full disk does not wait for a clock that jumped.
-                    _ => hands.stash(&opened, work == Work::Stash),
+                    _ => hands.stash(&uses, work == Work::Stash),
                 };
                 if done.is_err() {
-                    let mut seen = ear.seen();
-                    opened.into_iter().for_each(|path| seen.open(path, since));
+                    ear.seen().put_back(uses, since);
                 }
                 self.facts.grown &= work == Work::Uses || done.is_err();
                 done
@@ -465,13 +465,13 @@ impl Tending {
 
     /// Writes down what is only known here, and says what remains to be done.
     fn finish(&mut self) {
-        let opened = self.tended.ear.seen().take_opened();
-        if !opened.is_empty() && !self.opened_by_command() {
+        let uses = self.tended.ear.seen().take_uses();
+        if !uses.is_empty() && !self.opened_by_command() {
             // The stop is about work; this is a small note that would be lost.
             let context = Context { cancel: Cancel::default(), ..self.context.clone() };
             let told = self.tended.told.clone();
             let hands = Hands { dir: &self.dir, context: &context, told: &told, patience: 0, scrub: 0 };
-            if let Err(e) = hands.uses(&opened) {
+            if let Err(e) = hands.uses(&uses) {
                 told.say(&format!("which files were opened last is not written down: {e}"));
             }
         }

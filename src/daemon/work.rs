@@ -4,18 +4,19 @@
 //! consistent point, and so does a stop. What is done is bounded, so that the next look at what is due
 //! comes soon; [`Outcome::more`] says that there is more of it.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
+use super::clock::Moment;
+use super::seen::Uses;
 use super::state::{Told, wall};
 use super::triggers::Work;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::base::units::{Time, count, size};
+use crate::base::units::{count, size};
 use crate::engine::apply::apply_on;
 use crate::engine::behind;
 use crate::engine::clock;
@@ -32,6 +33,7 @@ use crate::engine::stash::Run;
 use crate::engine::survey::{Change, survey};
 use crate::local::scan::{Scan, ScanOptions, Seen as Met};
 use crate::model::entry::FileKind;
+use crate::model::residency::Residency;
 
 /// How often a run at work looks whether it is to give way.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -107,17 +109,17 @@ impl Hands<'_> {
     }
 
     /// Writes down which files were opened.
-    pub fn uses(&self, opened: &HashSet<RelPath>) -> Result<Outcome> {
-        self.with_folder(|folder| put_used(folder, opened).map(|()| Outcome::default()))
+    pub fn uses(&self, uses: &Uses) -> Result<Outcome> {
+        self.with_folder(|folder| put_used(folder, uses).map(|()| Outcome::default()))
     }
 
     /// Runs the policy, which is to know of the files that were opened until now; `by_age` where nothing
     /// but their age calls for it.
-    pub fn stash(&self, opened: &HashSet<RelPath>, by_age: bool) -> Result<Outcome> {
+    pub fn stash(&self, uses: &Uses, by_age: bool) -> Result<Outcome> {
         make_room(self.dir);
         let remotes = Remotes::open(&self.look()?)?;
         self.with_opened(Access::Relieve, |folder| {
-            put_used(folder, opened)?;
+            put_used(folder, uses)?;
             if by_age {
                 clock::refuse_jump(folder)?;
             }
@@ -340,16 +342,26 @@ fn differs(folder: &Folder, path: &RelPath) -> Result<bool> {
     }
 }
 
-fn put_used(folder: &mut Folder, opened: &HashSet<RelPath>) -> Result<()> {
+/// Writes down what was opened, and when nothing that was opened counts.
+fn put_used(folder: &mut Folder, uses: &Uses) -> Result<()> {
+    let now = Moment::now();
+    if !uses.bursts.is_empty() {
+        let mut bursts = folder.history.bursts()?;
+        for (first, last) in &uses.bursts {
+            bursts.add((now.wall_of(*first).secs, now.wall_of(*last).secs + 1));
+        }
+        folder.history.put_bursts(&bursts)?;
+    }
     let mut files = Vec::new();
-    for path in opened {
-        // Directories are opened, too, and much that is not ours.
+    for (path, at) in &uses.opened {
+        // Directories are opened, too, and much that is not ours; of a stub nobody has read anything.
         let row = folder.history.local(path)?;
-        files.extend(row.is_some_and(|row| row.kind == FileKind::File).then_some(path));
+        let is_read = row.is_some_and(|r| r.kind == FileKind::File && r.residency == Residency::Full);
+        files.extend(is_read.then(|| (path, now.wall_of(*at))));
     }
     match files.is_empty() {
         true => Ok(()),
-        false => folder.history.put_used(files, Time::now()),
+        false => folder.history.put_uses(files),
     }
 }
 

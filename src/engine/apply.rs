@@ -16,6 +16,7 @@ use crate::base::path::RelPath;
 use crate::base::units::Time;
 use crate::local::root::Root;
 use crate::model::policy::breaker::{Breaker, pause};
+use crate::model::policy::bursts::Bursts;
 
 /// Files in the first round; each next one is four times as large.
 const FIRST: usize = 128;
@@ -45,6 +46,7 @@ struct Round {
 struct Applying<'a> {
     folder: &'a mut Folder,
     run: Run,
+    bursts: Bursts,
     round: Round,
     breaker: Breaker,
     rate: Option<u64>,
@@ -64,9 +66,11 @@ pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Res
 pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applied> {
     run.begin(folder)?;
     folder.history.tidy_used()?;
+    let bursts = folder.history.bursts()?;
     let mut applying = Applying {
         folder,
         run,
+        bursts,
         round: Round { size: FIRST, ..Round::default() },
         breaker: Breaker::default(),
         rate: plan.force.policy.rate.map(|rate| rate.0),
@@ -84,7 +88,7 @@ impl Applying<'_> {
         if self.done.stopped.is_some() {
             return Ok(());
         }
-        match still_unused(self.folder.tree()?, &waiting)? {
+        match still_unused(self.folder.tree()?, &waiting, &self.bursts)? {
             Some(true) => {}
             Some(false) => {
                 self.done.used += 1;
@@ -132,10 +136,11 @@ impl Applying<'_> {
 }
 
 /// Whether a file is as little used as when the plan was made; `None` if it is gone.
-fn still_unused(tree: &Root, waiting: &Waiting) -> Result<Option<bool>> {
+fn still_unused(tree: &Root, waiting: &Waiting, bursts: &Bursts) -> Result<Option<bool>> {
     let Some(stat) = tree.stat(&waiting.path)? else { return Ok(None) };
     let now = Time::now();
-    let used = [stat.atime, stat.mtime].into_iter().filter(|t| *t <= now).map(|t| t.secs).max();
+    let atime = Some(stat.atime).filter(|at| !bursts.cover(*at));
+    let used = atime.into_iter().chain([stat.mtime]).filter(|t| *t <= now).map(|t| t.secs).max();
     Ok(Some(used.is_none_or(|used| used <= waiting.candidate.rank.used)))
 }
 

@@ -20,9 +20,9 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Recaller};
-use crate::format::stub::looks_like_stub;
+use crate::format::stub::{XATTR, looks_like_stub};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
-use crate::local::inspect::{first_block, marked};
+use crate::local::inspect::first_block;
 use crate::local::lease::{Lease, LeaseKind};
 use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
@@ -304,10 +304,9 @@ impl Worker {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
         let news = guard.mark(&names)?;
-        drop(names);
         // Whoever has opened one that was guarded before waits for us.
-        for (file, _) in files.into_iter().zip(news).filter(|(_, new)| *new) {
-            let Some(file) = file.map(Arc::new) else { continue };
+        for ((name, file), _) in names.into_iter().zip(files).zip(news).filter(|(_, new)| *new) {
+            let Some(file) = file.or_else(|| Some(readable(name))).map(Arc::new) else { continue };
             // Nobody can have come since the mark, so who is there was there before.
             if Lease::take(&file, LeaseKind::Write).is_err()
                 && let Ok(stat) = rustix::fs::fstat(&file)
@@ -333,26 +332,34 @@ impl Worker {
 struct Found {
     /// Opened as a mere name, which needs no permission.
     name: OwnedFd,
-    /// Open for reading, if we may.
+    /// Open for reading, if we may, and if that had to be looked at.
     file: Option<File>,
 }
 
 impl Found {
     /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
+    ///
+    /// What its mark tells is not opened: whoever watches the tree would take that for use.
     fn open(tree: &Root, path: &RelPath) -> Option<Self> {
         let name = tree.open_name(path).ok()?;
         let (owner, us) = (rustix::fs::fstat(&name).ok()?.st_uid, rustix::process::geteuid());
         if !us.is_root() && owner != us.as_raw() {
             return None;
         }
-        let file = tree.open_file(path, Access::Read).ok();
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        let is_stub = |file: &File| {
-            marked(file).is_ok_and(|mark| mark.is_some())
-                || first_block(file).map_or(true, |block| looks_like_stub(&block))
-        };
+        if has_mark(&name) {
+            return Some(Self { name, file: None });
+        }
+        let file = tree.open_file(path, Access::Read).ok();
+        let is_stub = |file: &File| first_block(file).map_or(true, |block| looks_like_stub(&block));
         file.as_ref().is_none_or(is_stub).then_some(Self { name, file })
     }
+}
+
+/// Whether a file that is open as a mere name has the mark of a stub.
+fn has_mark(name: &OwnedFd) -> bool {
+    let mut mark = [0u8; 64];
+    rustix::fs::getxattr(format!("/proc/self/fd/{}", name.as_raw_fd()), XATTR, &mut mark).is_ok()
 }
 
 /// The file, open for reading; it comes as a mere name where the opener's mount would not do.
