@@ -128,9 +128,32 @@ impl Seen {
     }
 
     /// The paths that have.
+    #[cfg(test)]
     pub fn ripe(&self, settle: Duration, now: Duration) -> Vec<RelPath> {
         let ripe = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now);
         ripe.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Of the paths that have, as many as have `most` bytes together, one at least; who waits longest comes first.
+    pub fn some_ripe(
+        &self,
+        settle: Duration,
+        now: Duration,
+        most: u64,
+        size: impl Fn(&RelPath) -> u64,
+    ) -> Vec<RelPath> {
+        let mut ripe: Vec<_> = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now).collect();
+        ripe.sort_by_key(|(_, span)| span.first);
+        let mut bytes = 0u64;
+        let fits = |(path, _): &(&RelPath, &Span)| {
+            let was = bytes;
+            bytes = bytes.saturating_add(size(path));
+            was < most
+        };
+        let mut some: Vec<RelPath> =
+            ripe.into_iter().take_while(fits).map(|(path, _)| path.clone()).collect();
+        some.sort();
+        some
     }
 
     /// These paths were committed by a run that began at `since`; what changed meanwhile waits on.
@@ -215,6 +238,17 @@ mod tests {
             seen.change(path("log"), secs(n));
         }
         assert_eq!(seen.ripe(secs(10), secs(600)).len(), 2, "after sixty times its rest");
+    }
+
+    #[test]
+    fn who_waits_longest_is_among_the_first_that_fit() {
+        let mut seen = Seen::default();
+        for (n, name) in ["z", "a", "m"].iter().enumerate() {
+            seen.change(path(name), secs(n as u64));
+        }
+        let some = |most| seen.some_ripe(secs(1), secs(60), most, |_| 10);
+        assert_eq!(some(11), [path("a"), path("z")], "the longest waiting, in order");
+        assert_eq!((some(1), some(100).len()), (vec![path("z")], 3));
     }
 
     #[test]

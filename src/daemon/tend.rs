@@ -24,15 +24,18 @@ use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::{Access, Context, Folder, is_locked, make_room};
+use crate::engine::room::{self, Measured};
 
 /// How often the disk, the settings and the root are looked at.
-const TICK: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_secs(1);
 /// How long a folder is left alone after a command was met there.
 const POLITE: Duration = Duration::from_millis(500);
 /// Events of our own reading may come so late.
 const ECHO: Duration = Duration::from_millis(300);
 /// Work that took longer may have taken much memory.
 const LARGE: Duration = Duration::from_millis(500);
+/// Where room may run short, so much is committed before anything else is looked at.
+const SLICE: u64 = 64 << 20;
 /// All directories are watched anew at most so often.
 const REWATCH: Duration = Duration::from_secs(60);
 
@@ -104,6 +107,8 @@ struct Tending {
     empty: Vec<PathBuf>,
     patience: u32,
     scrubbed: u64,
+    /// What the tree took when all of it was looked at.
+    measured: Option<Measured>,
 }
 
 /// Looks after a folder until it is left or the daemon stops.
@@ -124,6 +129,7 @@ pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
         empty: Vec::new(),
         patience: 0,
         scrubbed: 0,
+        measured: None,
     };
     while !tending.is_over() {
         let until = tending.turn();
@@ -167,7 +173,7 @@ impl Tending {
         self.look_at_root()?;
         self.look_at_settings()?;
         let Some(settings) = self.settings.clone() else { return Ok(()) };
-        self.facts.over = settings.is_over(&self.tended.root);
+        self.facts.over = settings.is_over(&self.tended.root, self.measured);
         if self.tended.poked.swap(false, Ordering::Relaxed) {
             self.facts.missed = true;
             self.facts.last.remove(&Work::Contact);
@@ -238,6 +244,7 @@ impl Tending {
                 }
                 self.tended.ear.seen().set_burst_limit(settings.burst);
                 self.settings = Some(settings);
+                self.tell_room();
             }
             Err(e) => {
                 // Who is to free a full disk must be able to look at it first.
@@ -261,7 +268,7 @@ impl Tending {
                 self.facts.last.insert(work, done);
             }
         }
-        self.facts.grown = settings.has_budget();
+        self.facts.grown = settings.brim().is_some();
         Ok(())
     }
 
@@ -329,12 +336,12 @@ impl Tending {
             memory::give_back();
         }
         let before = self.facts.last.get(&work).copied().unwrap_or_default();
-        let done = Done { at: now, took: now - since, fails: 0, more: false };
+        let done = Done { at: now, took: now - since, ..Done::default() };
         match result {
             Ok(outcome) => {
                 told.settled(work.word());
                 let fails = if outcome.useless { before.fails + 1 } else { 0 };
-                self.facts.last.insert(work, Done { fails, more: outcome.more, ..done });
+                self.facts.last.insert(work, Done { fails, more: outcome.more, vain: outcome.vain, ..done });
                 self.follow(&outcome);
             }
             // A command came first; it is due as before.
@@ -366,10 +373,10 @@ impl Tending {
                 done
             }
             Work::Commit => {
-                let paths = ear.seen().ripe(settings.settle, since);
+                let paths = self.ripe(settings, since);
                 let done = hands.commit(Some(&paths))?;
                 ear.seen().settled(&paths, since);
-                self.facts.grown = settings.has_budget();
+                self.facts.grown = settings.brim().is_some();
                 Ok(done)
             }
             Work::Rescan => self.rescan(&hands, settings, since),
@@ -407,7 +414,7 @@ impl Tending {
             Ok(done) => {
                 self.facts.missed = false;
                 self.tended.ear.seen().all_settled(since);
-                self.facts.grown = settings.has_budget();
+                self.facts.grown = settings.brim().is_some();
                 Ok(done)
             }
             Err(e) => Err(e),
@@ -436,7 +443,35 @@ impl Tending {
         Ok(())
     }
 
+    /// Says what is left of the budget, for those who bring contents back.
+    fn tell_room(&self) {
+        match (self.measured, self.settings.as_ref().and_then(Settings::brim)) {
+            (Some(measured), Some(brim)) => room::tell(&self.dir, measured, brim),
+            _ => room::forget(&self.dir),
+        }
+    }
+
+    /// Settled changes; only some where room may run short meanwhile.
+    fn ripe(&self, settings: &Settings, since: Duration) -> Vec<RelPath> {
+        let most = if settings.water.is_some() { SLICE } else { u64::MAX };
+        let root = &self.tended.root;
+        let size = |path: &RelPath| {
+            std::fs::symlink_metadata(root.join(path.as_path())).map_or(0, |meta| meta.len())
+        };
+        self.tended.ear.seen().some_ripe(settings.settle, since, most, size)
+    }
+
     fn follow(&mut self, outcome: &Outcome) {
+        if let Some(measured) = outcome.measured {
+            self.measured = Some(measured);
+            self.tell_room();
+        }
+        if outcome.recorded
+            && let Some(relief) = self.facts.last.get_mut(&Work::Relieve)
+        {
+            // There is more on the stores now, and so more that may go.
+            relief.fails = 0;
+        }
         self.facts.missed |= outcome.rescan;
         if outcome.contact {
             self.facts.last.remove(&Work::Contact);
@@ -465,6 +500,7 @@ impl Tending {
 
     /// Writes down what is only known here, and says what remains to be done.
     fn finish(&mut self) {
+        room::forget(&self.dir);
         let uses = self.tended.ear.seen().take_uses();
         if !uses.is_empty() && !self.opened_by_command() {
             // The stop is about work; this is a small note that would be lost.

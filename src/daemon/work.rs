@@ -28,6 +28,7 @@ use crate::engine::level::{LevelOptions, LevelStats, level, settle_behind};
 use crate::engine::mend;
 use crate::engine::policy::plan::plan;
 use crate::engine::remotes::Remotes;
+use crate::engine::room::{Measured, disk_used};
 use crate::engine::scrub::scrub;
 use crate::engine::stash::Run;
 use crate::engine::survey::{Change, survey};
@@ -39,6 +40,10 @@ use crate::model::residency::Residency;
 const GLANCE: Duration = Duration::from_millis(100);
 /// Stored bytes and time after which bringing stores level pauses.
 const SLICE: (u64, Duration) = (256 << 20, Duration::from_secs(30));
+/// Above high water so much that is not on the stores yet is placed before the next look.
+const URGENT: u64 = 64 << 20;
+/// Told until it is over; how much, the plan says.
+const SHORT: &str = "above high water, and too little may go; see ddr policy plan";
 /// Bytes after which scrubbing pauses.
 const SCRUB_SLICE: u64 = 64 << 20;
 
@@ -49,10 +54,16 @@ pub struct Outcome {
     pub more: bool,
     /// It changed nothing of why it was due.
     pub useless: bool,
+    /// It found nothing to do.
+    pub vain: bool,
     /// The whole tree is to be looked at.
     pub rescan: bool,
     /// A store is there again.
     pub back: bool,
+    /// Changes were recorded, and so are on the stores.
+    pub recorded: bool,
+    /// What the tree took before anything went.
+    pub measured: Option<Measured>,
     /// Stores are to be asked: one that had missed something is there.
     pub contact: bool,
 }
@@ -96,7 +107,8 @@ impl Hands<'_> {
             }
             // A store that was known to be there missed this: sooner asked, sooner level.
             let missed = !missed(folder)?.is_empty() && self.told.state().away.is_empty();
-            Ok(Outcome { contact: missed && stats.recorded > 0, ..Outcome::default() })
+            let recorded = stats.recorded > 0;
+            Ok(Outcome { contact: missed && recorded, recorded, ..Outcome::default() })
         })
     }
 
@@ -123,24 +135,27 @@ impl Hands<'_> {
             if by_age {
                 clock::refuse_jump(folder)?;
             }
+            let disk = disk_used(self.dir).unwrap_or(0);
             let mut plan = plan(folder)?;
+            let measured = plan.room.map(|room| Measured { tree: room.used, disk });
             let (over, short) = (plan.excess, plan.short);
             remember(folder, Work::Stash)?;
             if plan.chosen.files == 0 {
                 self.told.state().last_policy = Some((wall(), 0, 0));
-                return Ok(Outcome { useless: over > 0, ..Outcome::default() });
+                return Ok(Outcome { useless: over > 0, vain: over == 0, measured, ..Outcome::default() });
             }
             let run = Run::on(folder, remotes, None)?;
-            let done = apply_on(folder, &mut plan, run)?;
+            let done = apply_on(folder, &mut plan, run, if by_age { u64::MAX } else { URGENT })?;
             let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
             self.told.state().last_policy = Some((wall(), files, freed));
             self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));
-            if short > 0 {
-                self.told.trouble(format!("above high water, and {} cannot go", size(short)));
+            match short {
+                0 => self.told.state().problems.retain(|problem| problem != SHORT),
+                _ => self.told.trouble(SHORT.into()),
             }
             match done.stopped {
                 Some(why) => Err(Error::Problems(why)),
-                None => Ok(Outcome { useless: over > 0 && files == 0, ..Outcome::default() }),
+                None => Ok(Outcome { useless: over > 0 && files == 0, measured, ..Outcome::default() }),
             }
         })
     }

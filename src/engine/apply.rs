@@ -59,11 +59,12 @@ struct Applying<'a> {
 pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Result<Applied> {
     clock::refuse_jump(folder)?;
     let run = Run::open(folder, copies)?;
-    apply_on(folder, plan, run)
+    apply_on(folder, plan, run, u64::MAX)
 }
 
-/// The same on stores that are open already.
-pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applied> {
+/// The same on stores that are open already. What lies on them goes first and at once; of what must be read
+/// and placed before it goes, only files of so many bytes.
+pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run, most: u64) -> Result<Applied> {
     run.begin(folder)?;
     folder.history.tidy_used()?;
     let bursts = folder.history.bursts()?;
@@ -78,8 +79,17 @@ pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applie
         sent: 0,
         done: Applied::default(),
     };
-    plan.each(&mut |waiting| applying.take(waiting))?;
-    applying.go()?;
+    for placed in [true, false] {
+        let mut left = if placed { u64::MAX } else { most };
+        plan.each(&mut |waiting| {
+            if waiting.placed != placed || left == 0 {
+                return Ok(());
+            }
+            left = left.saturating_sub(waiting.candidate.rank.size);
+            applying.take(waiting)
+        })?;
+        applying.go()?;
+    }
     Ok(applying.done)
 }
 

@@ -19,7 +19,7 @@ use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
-use crate::engine::recall::{Filled, Recaller};
+use crate::engine::recall::{Filled, Progress, Recaller};
 use crate::format::stub::{XATTR, looks_like_stub};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
 use crate::local::inspect::first_block;
@@ -43,6 +43,10 @@ pub struct Settings {
 
 /// How many filled files are made durable together, and as many may wait: each holds a descriptor.
 const UNSETTLED: usize = 16;
+/// So long a recall waits for the daemon to make room on the disk, and in the budget, which is no wall.
+const DISK_WAIT: Duration = Duration::from_secs(30);
+const BUDGET_WAIT: Duration = Duration::from_secs(10);
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -177,12 +181,29 @@ impl Worker {
             }
         };
         let beside = job.file.try_clone().ok();
-        if let Some(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
+        if let Some(filled) = self.recall(job, &progress)? {
             self.hand_over(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
         lock(&self.loud).remove(&inode);
         Ok(())
+    }
+
+    /// Brings the content back. Where there is no room, on the disk or in the budget, and a daemon that makes
+    /// some, waits for that: to a program that reads, a full disk would be an odd error.
+    fn recall(&self, job: Job, progress: Progress) -> Result<Option<Filled>> {
+        let since = Instant::now();
+        let may_wait = |most| self.recaller.is_tended() && since.elapsed() < most;
+        while !self.recaller.has_room(job.size) && may_wait(BUDGET_WAIT) {
+            std::thread::sleep(ROOM_PAUSE);
+        }
+        loop {
+            let file = job.file.try_clone().map_err(|e| Error::io("using", "a stub", e))?;
+            match self.recaller.recall(file, job.cold, progress) {
+                Err(Error::NoSpace(_)) if may_wait(DISK_WAIT) => std::thread::sleep(ROOM_PAUSE),
+                done => return done,
+            }
+        }
     }
 
     /// Notes what may be wanted next; only the newest guess counts.
