@@ -14,6 +14,8 @@ use crate::support::small::Small;
 use crate::support::tree::{Model, hash_file, read};
 use crate::support::{Output, Sandbox, say, scale, seed};
 
+mod reserve;
+
 /// A sandbox, a store, and a small file system that holds one of both.
 struct World {
     sandbox: Sandbox,
@@ -36,8 +38,12 @@ enum On {
 impl World {
     /// A folder with some history, everything stashed.
     fn new(on: On, mib: u64) -> Result<Self, String> {
+        Self::of("ext4", on, mib)
+    }
+
+    fn of(kind: &'static str, on: On, mib: u64) -> Result<Self, String> {
         let temp = tempfile::Builder::new().prefix("ddr-full-").tempdir().map_err(|e| e.to_string())?;
-        let small = Small::new(&temp.path().join("small"), mib)?;
+        let small = Small::of(kind, &temp.path().join("small"), mib)?;
         let place = |here: bool| if here { small.point().to_path_buf() } else { temp.path().to_path_buf() };
         let sandbox = Sandbox::at(&place(on == On::Folder));
         let store = place(on == On::Store).join("store");
@@ -118,7 +124,7 @@ fn full_or_done(output: &Output) -> Result<bool, String> {
     match output.code {
         Some(0) => Ok(true),
         Some(1) if output.stderr.contains("no space left") => Ok(false),
-        code => Err(format!("`{}` ended with {code:?}", output.line)),
+        code => Err(format!("`{}` ended with {code:?}: {}", output.line, output.stderr)),
     }
 }
 

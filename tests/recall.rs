@@ -1,5 +1,6 @@
 //! On-demand access with a real guard: whoever touches a stub gets its content, waits, or gets an error.
 
+mod budget;
 mod churn;
 mod cuts;
 mod far;

@@ -213,13 +213,13 @@ fn json(output: &Output) -> impl Iterator<Item = serde_json::Value> + '_ {
     output.stdout.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// Every object of a store, but not what is unfinished.
+/// Every object of a store, but not what is unfinished, nor the reserve.
 fn objects(dir: &Path) -> Result<Objects, String> {
     let told = |e: std::io::Error| format!("{}: {e}", dir.display());
     let mut found = Objects::new();
     for path in crate::support::tree::walk(dir).map_err(told)? {
         let full = dir.join(&path);
-        if full.is_file() && !path.starts_with("tmp") {
+        if full.is_file() && !path.starts_with("tmp") && !path.starts_with("RESERVE") {
             found.insert(path.to_string_lossy().into_owned(), std::fs::read(full).map_err(told)?);
         }
     }

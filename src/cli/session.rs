@@ -63,6 +63,11 @@ impl Session {
         self.open(&locate(&self.cwd)?, Access::Write)
     }
 
+    /// The same for what frees room in the end, which works on a disk that is full.
+    pub fn relieve(&self) -> Result<Folder> {
+        self.open(&locate(&self.cwd)?, Access::Relieve)
+    }
+
     /// The folder around the working directory, opened to look.
     pub fn read(&self) -> Result<Folder> {
         self.open(&locate(&self.cwd)?, Access::Read)
@@ -74,7 +79,7 @@ impl Session {
         if !mend::is_needed(&folder)? {
             return Ok(folder);
         }
-        if access == Access::Write {
+        if access != Access::Read {
             mend::mend(&mut folder)?;
             return Ok(folder);
         }

@@ -49,7 +49,7 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
 }
 
 fn open(session: &Session, args: &StashArgs) -> Result<Folder> {
-    let mut folder = session.write()?;
+    let mut folder = session.relieve()?;
     if args.unguarded {
         folder.config.stash.guard = NeedGuard::Optional;
     }

@@ -32,7 +32,7 @@ fn settings(config: &RecallConfig) -> Result<Settings> {
         .rule
         .iter()
         .map(|rule| Ok(Rule { program: rule.glob()?, user: rule.user, action: rule.action }));
-    let limit = BurstLimit { stubs: config.burst.unwrap_or(200), within: Duration::from_secs(60) };
+    let limit = BurstLimit { stubs: config.burst(), within: Duration::from_secs(60) };
     Ok(Settings {
         parallel: config.parallel.unwrap_or(4),
         slow: config.slow()?,

@@ -30,6 +30,12 @@ impl Moment {
         Self { steady: now(), wall: Time::now() }
     }
 
+    /// The wall time of a steady time.
+    pub fn wall_of(&self, steady: Duration) -> Time {
+        let age = self.steady.saturating_sub(steady).as_secs() as i64;
+        Time { secs: self.wall.secs.saturating_sub(age), nanos: self.wall.nanos }
+    }
+
     /// The steady time of a wall time; one that lies ahead counts as now.
     pub fn steady_of(&self, wall: i64) -> Duration {
         let age = u64::try_from(self.wall.secs.saturating_sub(wall)).unwrap_or(0);
@@ -48,6 +54,7 @@ mod tests {
     #[test]
     fn what_was_done_before_has_its_time_and_what_lies_ahead_is_now() {
         let now = at(500, 9000);
+        assert_eq!(now.wall_of(Duration::from_secs(400)).secs, 8900);
         assert_eq!((now.steady_of(8900).as_secs(), now.steady_of(99_000).as_secs()), (400, 500));
     }
 }

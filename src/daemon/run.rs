@@ -4,6 +4,8 @@
 //! that a stop lets every folder finish what is in hand.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +20,7 @@ use super::socket::{self, Answer, Ask};
 use super::state::wall;
 use super::tend::{Tended, tend};
 use crate::base::error::{Error, Result};
-use crate::engine::folder::{Context, lock};
+use crate::engine::folder::{Context, lock, make_room};
 use crate::engine::registry;
 
 /// How long the socket is waited for before everything else is looked at.
@@ -38,13 +40,16 @@ pub fn lock_dir(state_dir: &Path) -> PathBuf {
 /// Serves until `context.cancel`, or until it is asked to stop.
 pub fn run(context: &Context) -> Result<()> {
     memory::keep_little();
-    let dir = lock_dir(&context.state_dir);
-    std::fs::create_dir_all(&dir).map_err(|e| Error::io("creating", &dir, e))?;
-    let at_once = Context { wait: Duration::ZERO, ..context.clone() };
-    let _alone = lock(&dir, &at_once)?;
-    let log = Arc::new(Log::open(&context.state_dir.join("log"))?);
-    let path = socket::path(&context.state_dir);
-    let listener = socket::listen(&path, &context.state_dir)?;
+    let (_alone, log, path, listener) = match open(context) {
+        Err(Error::NoSpace(_)) => {
+            // Its own files may lie on the very disk that it is to relieve.
+            let roots = registry::list(&context.state_dir)?;
+            roots.iter().for_each(|root| make_room(&root.join(".ddr")));
+            open(context)?
+        }
+        opened => opened?,
+    };
+    let log = Arc::new(log);
     let mut daemon = Daemon { context, log, served: BTreeMap::new(), stamp: None, since: wall() };
     daemon.log.line("ddr daemon", &format!("starts, pid {}", std::process::id()));
     daemon.follow_list(true);
@@ -67,6 +72,18 @@ pub fn run(context: &Context) -> Result<()> {
     // Nobody answers there any more; one that stays is a dead one's, and is removed at the next start.
     let _ = std::fs::remove_file(&path);
     Ok(())
+}
+
+/// The daemon's lock, log and socket.
+fn open(context: &Context) -> Result<(File, Log, PathBuf, UnixListener)> {
+    let dir = lock_dir(&context.state_dir);
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io("creating", &dir, e))?;
+    let at_once = Context { wait: Duration::ZERO, ..context.clone() };
+    let alone = lock(&dir, &at_once)?;
+    let log = Log::open(&context.state_dir.join("log"))?;
+    let path = socket::path(&context.state_dir);
+    let listener = socket::listen(&path, &context.state_dir)?;
+    Ok((alone, log, path, listener))
 }
 
 /// Best effort: without systemd there is nobody to tell.

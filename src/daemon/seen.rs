@@ -4,10 +4,11 @@
 //! were missed. A path is forgotten only by [`Seen::settled`], after it was committed, so that a stop in
 //! the middle loses nothing. Times are those of [`super::triggers`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::base::path::RelPath;
+use crate::model::policy::bursts::{Run, Span as Burst};
 
 /// Changed paths known by name; more are found by a rescan.
 const MAX_CHANGED: usize = 4096;
@@ -23,11 +24,29 @@ struct Span {
     last: Duration,
 }
 
+/// Opened files, and when.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Uses {
+    /// When each was opened first.
+    pub opened: HashMap<RelPath, Duration>,
+    /// When so many were opened that it tells nothing; what was opened then is not in the list.
+    pub bursts: Vec<Burst>,
+}
+
+impl Uses {
+    /// Whether there is nothing to be written down.
+    pub fn is_empty(&self) -> bool {
+        self.opened.is_empty() && self.bursts.is_empty()
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Seen {
     changed: BTreeMap<RelPath, Span>,
-    opened: HashSet<RelPath>,
+    uses: Uses,
+    run: Run,
+    burst_limit: usize,
     opened_since: Option<Duration>,
     fresh: Vec<RelPath>,
     missed: bool,
@@ -57,9 +76,29 @@ impl Seen {
 
     /// A file was opened.
     pub fn open(&mut self, path: RelPath, now: Duration) {
-        if self.opened.len() < MAX_OPENED && self.opened.insert(path) {
-            self.opened_since.get_or_insert(now);
+        match self.run.open(&path, now, self.burst_limit) {
+            Some(burst) => self.note_burst(burst),
+            None if self.uses.opened.len() < MAX_OPENED => {
+                self.uses.opened.entry(path).or_insert(now);
+            }
+            None => {}
         }
+        self.opened_since.get_or_insert(now);
+    }
+
+    fn note_burst(&mut self, burst: Burst) {
+        match self.uses.bursts.iter_mut().find(|(first, _)| *first == burst.0) {
+            Some((_, last)) => *last = burst.1,
+            None => {
+                self.uses.opened.retain(|_, at| *at < burst.0);
+                self.uses.bursts.push(burst);
+            }
+        }
+    }
+
+    /// More different files than these in a row tell nothing of use.
+    pub fn set_burst_limit(&mut self, files: usize) {
+        self.burst_limit = files;
     }
 
     /// Changes were missed.
@@ -89,9 +128,32 @@ impl Seen {
     }
 
     /// The paths that have.
+    #[cfg(test)]
     pub fn ripe(&self, settle: Duration, now: Duration) -> Vec<RelPath> {
         let ripe = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now);
         ripe.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Of the paths that have, as many as have `most` bytes together, one at least; who waits longest comes first.
+    pub fn some_ripe(
+        &self,
+        settle: Duration,
+        now: Duration,
+        most: u64,
+        size: impl Fn(&RelPath) -> u64,
+    ) -> Vec<RelPath> {
+        let mut ripe: Vec<_> = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now).collect();
+        ripe.sort_by_key(|(_, span)| span.first);
+        let mut bytes = 0u64;
+        let fits = |(path, _): &(&RelPath, &Span)| {
+            let was = bytes;
+            bytes = bytes.saturating_add(size(path));
+            was < most
+        };
+        let mut some: Vec<RelPath> =
+            ripe.into_iter().take_while(fits).map(|(path, _)| path.clone()).collect();
+        some.sort();
+        some
     }
 
     /// These paths were committed by a run that began at `since`; what changed meanwhile waits on.
@@ -128,10 +190,20 @@ impl Seen {
         }
     }
 
-    /// Files that were opened.
-    pub fn take_opened(&mut self) -> HashSet<RelPath> {
+    /// What was opened.
+    pub fn take_uses(&mut self) -> Uses {
         self.opened_since = None;
-        std::mem::take(&mut self.opened)
+        std::mem::take(&mut self.uses)
+    }
+
+    /// It could not be written down, and waits on.
+    pub fn put_back(&mut self, uses: Uses, now: Duration) {
+        if uses.is_empty() {
+            return;
+        }
+        self.uses.opened.extend(uses.opened);
+        uses.bursts.into_iter().for_each(|burst| self.note_burst(burst));
+        self.opened_since.get_or_insert(now);
     }
 }
 
@@ -169,6 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_longest_is_among_the_first_that_fit() {
+        let mut seen = Seen::default();
+        for (n, name) in ["z", "a", "m"].iter().enumerate() {
+            seen.change(path(name), secs(n as u64));
+        }
+        let some = |most| seen.some_ripe(secs(1), secs(60), most, |_| 10);
+        assert_eq!(some(11), [path("a"), path("z")], "the longest waiting, in order");
+        assert_eq!((some(1), some(100).len()), (vec![path("z")], 3));
+    }
+
+    #[test]
     fn what_changes_while_it_is_committed_stays() {
         let mut seen = Seen::default();
         seen.change(path("a"), secs(1));
@@ -188,10 +271,26 @@ mod tests {
         }
         assert_eq!((seen.pending(), seen.has_missed()), (None, true));
         assert!(seen.begin_rescan() && !seen.has_missed());
+        seen.set_burst_limit(usize::MAX);
         for n in 0..2 * MAX_OPENED {
             seen.open(path(&format!("f{n}")), secs(3));
         }
-        assert_eq!((seen.opened_since(), seen.take_opened().len()), (Some(secs(3)), MAX_OPENED));
+        assert_eq!((seen.opened_since(), seen.take_uses().opened.len()), (Some(secs(3)), MAX_OPENED));
         assert_eq!(seen.opened_since(), None);
+    }
+    #[test]
+    fn a_burst_takes_back_what_it_began_with_and_no_more() {
+        let mut seen = Seen::default();
+        seen.set_burst_limit(20);
+        seen.open(path("mine"), secs(10));
+        (0..100).for_each(|n| seen.open(path(&format!("f{n}")), secs(20 + n / 10)));
+        seen.open(path("later"), secs(60));
+        let uses = seen.take_uses();
+        let mut opened: Vec<String> = uses.opened.keys().map(|p| p.to_string()).collect();
+        opened.sort();
+        assert_eq!(
+            (opened, uses.bursts),
+            (vec!["later".to_string(), "mine".into()], vec![(secs(20), secs(29))])
+        );
     }
 }

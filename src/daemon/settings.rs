@@ -12,9 +12,10 @@ use crate::engine::config::RemoteConfig;
 use crate::engine::folder::{Access, Context, Folder};
 use crate::engine::policy::aging::Aging;
 use crate::engine::policy::{self, facts::disk_room};
+use crate::engine::room::Measured;
 use crate::model::policy::doc::Do;
 use crate::model::policy::value::{Age, Vessel};
-use crate::model::policy::water::Water;
+use crate::model::policy::water::{Room, Water};
 use crate::peer::url::Url;
 
 /// Unless configured.
@@ -33,6 +34,8 @@ pub struct Settings {
     pub rescan: (Duration, Duration),
     /// All other periods.
     pub every: Every,
+    /// Files in a row that may be opened before it tells nothing of use.
+    pub burst: usize,
     /// Bytes of the stores that are read in a day.
     pub scrub: u64,
     /// Directories that are watched at most.
@@ -81,6 +84,7 @@ impl Settings {
             settle: or(daemon.settle, SETTLE),
             rescan: (rescan, or(daemon.rescan_unwatched, RESCAN_UNWATCHED)),
             every,
+            burst: config.recall.burst(),
             scrub,
             watches: daemon.watches.unwrap_or(u64::MAX),
             across: config.scan.cross_devices,
@@ -90,16 +94,27 @@ impl Settings {
         })
     }
 
-    /// Whether the tree must be looked at to know whether it is above high water.
-    pub fn has_budget(&self) -> bool {
-        self.water.is_some_and(|water| matches!(water.of, Vessel::Budget(_)))
+    /// Bytes up to which contents may be brought back, where there is a budget: between high water and all
+    /// of it, so that what is written meanwhile has its part.
+    pub fn brim(&self) -> Option<u64> {
+        let water = self.water?;
+        match water.of {
+            Vessel::Budget(total) => Some(total.midpoint(water.high.of(total).min(total))),
+            Vessel::Disk => None,
+        }
     }
 
-    /// Whether the disk is above high water.
-    pub fn is_over(&self, root: &Path) -> bool {
-        let Some(water) = self.water.filter(|water| water.of == Vessel::Disk) else { return false };
-        let Ok(fs) = rustix::fs::statvfs(root) else { return false };
-        water.excess(&disk_room(&fs)) > 0
+    /// Whether the disk is above high water; or the tree, by what it had when it was looked at last and
+    /// what the disk has taken since, whoever took it: then it is looked at again.
+    pub fn is_over(&self, root: &Path, known: Option<Measured>) -> bool {
+        let (Some(water), Ok(fs)) = (self.water, rustix::fs::statvfs(root)) else { return false };
+        let disk = disk_room(&fs);
+        let room = match (water.of, known) {
+            (Vessel::Disk, _) => disk,
+            (Vessel::Budget(total), Some(known)) => Room { total, used: known.now(disk.used) },
+            (Vessel::Budget(_), None) => return false,
+        };
+        water.excess(&room) > 0
     }
 }
 

@@ -23,16 +23,19 @@ use super::work::{Hands, Outcome, remembered};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::engine::folder::{Access, Context, Folder, is_locked};
+use crate::engine::folder::{Access, Context, Folder, is_locked, make_room};
+use crate::engine::room::{self, Measured};
 
 /// How often the disk, the settings and the root are looked at.
-const TICK: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_secs(1);
 /// How long a folder is left alone after a command was met there.
 const POLITE: Duration = Duration::from_millis(500);
 /// Events of our own reading may come so late.
 const ECHO: Duration = Duration::from_millis(300);
 /// Work that took longer may have taken much memory.
 const LARGE: Duration = Duration::from_millis(500);
+/// Where room may run short, so much is committed before anything else is looked at.
+const SLICE: u64 = 64 << 20;
 /// All directories are watched anew at most so often.
 const REWATCH: Duration = Duration::from_secs(60);
 
@@ -104,6 +107,8 @@ struct Tending {
     empty: Vec<PathBuf>,
     patience: u32,
     scrubbed: u64,
+    /// What the tree took when all of it was looked at.
+    measured: Option<Measured>,
 }
 
 /// Looks after a folder until it is left or the daemon stops.
@@ -124,6 +129,7 @@ pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
         empty: Vec::new(),
         patience: 0,
         scrubbed: 0,
+        measured: None,
     };
     while !tending.is_over() {
         let until = tending.turn();
@@ -167,7 +173,7 @@ impl Tending {
         self.look_at_root()?;
         self.look_at_settings()?;
         let Some(settings) = self.settings.clone() else { return Ok(()) };
-        self.facts.over = settings.is_over(&self.tended.root);
+        self.facts.over = settings.is_over(&self.tended.root, self.measured);
         if self.tended.poked.swap(false, Ordering::Relaxed) {
             self.facts.missed = true;
             self.facts.last.remove(&Work::Contact);
@@ -184,7 +190,7 @@ impl Tending {
         let by_command = self.opened_by_command();
         let mut seen = self.tended.ear.seen();
         if by_command {
-            seen.take_opened();
+            seen.take_uses();
         }
         self.facts.missed |= seen.has_missed();
         self.facts.settles = seen.settles(settings.settle);
@@ -236,9 +242,17 @@ impl Tending {
                 if self.settings.as_ref().is_some_and(|old| old.watches != settings.watches) {
                     (self.watch, self.watched) = (None, None);
                 }
+                self.tended.ear.seen().set_burst_limit(settings.burst);
                 self.settings = Some(settings);
+                self.tell_room();
             }
-            Err(e) => self.tended.told.trouble(format!("its settings are not in force: {e}")),
+            Err(e) => {
+                // Who is to free a full disk must be able to look at it first.
+                if matches!(e, Error::NoSpace(_)) {
+                    make_room(&self.dir);
+                }
+                self.tended.told.trouble(format!("its settings are not in force: {e}"));
+            }
         }
         self.stamp = stamp;
         Ok(())
@@ -254,7 +268,7 @@ impl Tending {
                 self.facts.last.insert(work, done);
             }
         }
-        self.facts.grown = settings.has_budget();
+        self.facts.grown = settings.brim().is_some();
         Ok(())
     }
 
@@ -309,7 +323,7 @@ impl Tending {
         told.state().doing = Some(work.word().into());
         let by_command = self.opened_by_command();
         if by_command {
-            self.tended.ear.seen().take_opened();
+            self.tended.ear.seen().take_uses();
         }
         self.tended.ear.close_until(Duration::MAX);
         let since = clock::now();
@@ -322,12 +336,12 @@ impl Tending {
             memory::give_back();
         }
         let before = self.facts.last.get(&work).copied().unwrap_or_default();
-        let done = Done { at: now, took: now - since, fails: 0, more: false };
+        let done = Done { at: now, took: now - since, ..Done::default() };
         match result {
             Ok(outcome) => {
                 told.settled(work.word());
                 let fails = if outcome.useless { before.fails + 1 } else { 0 };
-                self.facts.last.insert(work, Done { fails, more: outcome.more, ..done });
+                self.facts.last.insert(work, Done { fails, more: outcome.more, vain: outcome.vain, ..done });
                 self.follow(&outcome);
             }
             // A command came first; it is due as before.
@@ -346,24 +360,23 @@ impl Tending {
         let hands = Hands { dir: &dir, context: &context, told: &told, patience: self.patience, scrub: left };
         match work {
             Work::Relieve | Work::Stash | Work::Uses => {
-                let opened = ear.seen().take_opened();
+                let uses = ear.seen().take_uses();
                 let done = match work {
-                    Work::Uses => hands.uses(&opened),
+                    Work::Uses => hands.uses(&uses),
                     // A full disk does not wait for a clock that jumped.
-                    _ => hands.stash(&opened, work == Work::Stash),
+                    _ => hands.stash(&uses, work == Work::Stash),
                 };
                 if done.is_err() {
-                    let mut seen = ear.seen();
-                    opened.into_iter().for_each(|path| seen.open(path, since));
+                    ear.seen().put_back(uses, since);
                 }
                 self.facts.grown &= work == Work::Uses || done.is_err();
                 done
             }
             Work::Commit => {
-                let paths = ear.seen().ripe(settings.settle, since);
+                let paths = self.ripe(settings, since);
                 let done = hands.commit(Some(&paths))?;
                 ear.seen().settled(&paths, since);
-                self.facts.grown = settings.has_budget();
+                self.facts.grown = settings.brim().is_some();
                 Ok(done)
             }
             Work::Rescan => self.rescan(&hands, settings, since),
@@ -401,7 +414,7 @@ impl Tending {
             Ok(done) => {
                 self.facts.missed = false;
                 self.tended.ear.seen().all_settled(since);
-                self.facts.grown = settings.has_budget();
+                self.facts.grown = settings.brim().is_some();
                 Ok(done)
             }
             Err(e) => Err(e),
@@ -430,7 +443,35 @@ impl Tending {
         Ok(())
     }
 
+    /// Says what is left of the budget, for those who bring contents back.
+    fn tell_room(&self) {
+        match (self.measured, self.settings.as_ref().and_then(Settings::brim)) {
+            (Some(measured), Some(brim)) => room::tell(&self.dir, measured, brim),
+            _ => room::forget(&self.dir),
+        }
+    }
+
+    /// Settled changes; only some where room may run short meanwhile.
+    fn ripe(&self, settings: &Settings, since: Duration) -> Vec<RelPath> {
+        let most = if settings.water.is_some() { SLICE } else { u64::MAX };
+        let root = &self.tended.root;
+        let size = |path: &RelPath| {
+            std::fs::symlink_metadata(root.join(path.as_path())).map_or(0, |meta| meta.len())
+        };
+        self.tended.ear.seen().some_ripe(settings.settle, since, most, size)
+    }
+
     fn follow(&mut self, outcome: &Outcome) {
+        if let Some(measured) = outcome.measured {
+            self.measured = Some(measured);
+            self.tell_room();
+        }
+        if outcome.recorded
+            && let Some(relief) = self.facts.last.get_mut(&Work::Relieve)
+        {
+            // There is more on the stores now, and so more that may go.
+            relief.fails = 0;
+        }
         self.facts.missed |= outcome.rescan;
         if outcome.contact {
             self.facts.last.remove(&Work::Contact);
@@ -459,13 +500,14 @@ impl Tending {
 
     /// Writes down what is only known here, and says what remains to be done.
     fn finish(&mut self) {
-        let opened = self.tended.ear.seen().take_opened();
-        if !opened.is_empty() && !self.opened_by_command() {
+        room::forget(&self.dir);
+        let uses = self.tended.ear.seen().take_uses();
+        if !uses.is_empty() && !self.opened_by_command() {
             // The stop is about work; this is a small note that would be lost.
             let context = Context { cancel: Cancel::default(), ..self.context.clone() };
             let told = self.tended.told.clone();
             let hands = Hands { dir: &self.dir, context: &context, told: &told, patience: 0, scrub: 0 };
-            if let Err(e) = hands.uses(&opened) {
+            if let Err(e) = hands.uses(&uses) {
                 told.say(&format!("which files were opened last is not written down: {e}"));
             }
         }

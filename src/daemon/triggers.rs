@@ -88,6 +88,8 @@ pub struct Done {
     pub fails: u32,
     /// Whether it stopped at a limit with more to do.
     pub more: bool,
+    /// Whether it looked and found nothing to do.
+    pub vain: bool,
 }
 
 /// What is known about a folder.
@@ -103,7 +105,7 @@ pub struct Facts {
     pub missed: bool,
     /// Since when opened files wait to be written down.
     pub opened: Option<Duration>,
-    /// Whether the disk is above high water.
+    /// Whether the disk, or as far as it tells the tree, is above high water.
     pub over: bool,
     /// Whether the tree may have grown above a budget of its own, which only a look at it tells.
     pub grown: bool,
@@ -126,6 +128,8 @@ const USES: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 /// Longest pause while the disk is above high water and nothing can go.
 const RELIEF: Duration = Duration::from_secs(300);
+/// Longest pause before a tree that may have grown is looked at.
+const LOOK: Duration = Duration::from_secs(30);
 /// Longest sleep; a folder that is never due is looked at all the same.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -147,9 +151,11 @@ pub fn due(work: Work, facts: &Facts, every: &Every) -> Option<Duration> {
     let done = facts.last.get(&work).copied();
     let regular = |every: Duration| done.map_or(Duration::ZERO, |d| d.at + every);
     let wanted = match work {
+        // A false alarm: others write to the disk.
+        Work::Relieve if facts.over && done.is_some_and(|d| d.vain) => done.map(|d| d.at + d.took * 4),
         Work::Relieve if facts.over => Some(Duration::ZERO),
-        // A look costs a walk over the tree: never more than a twentieth of the time.
-        Work::Relieve if facts.grown => Some(done.map_or(Duration::ZERO, |d| d.at + d.took * 20)),
+        // A look costs a walk over the tree: not more than a twentieth of the time.
+        Work::Relieve if facts.grown => Some(done.map_or(Duration::ZERO, |d| d.at + (d.took * 20).min(LOOK))),
         Work::Relieve => None,
         Work::Uses => facts.opened.map(|since| since + USES),
         Work::Commit => facts.settles,
@@ -250,6 +256,17 @@ mod tests {
     }
 
     #[test]
+    fn a_false_alarm_leaves_time_for_other_work_and_a_true_one_does_not() {
+        let facts = |vain| {
+            let mut facts = Facts { over: true, ..calm() };
+            let done = Done { at: secs(1000), took: secs(2), vain, ..Done::default() };
+            facts.last.insert(Work::Relieve, done);
+            due(Work::Relieve, &facts, &every())
+        };
+        assert_eq!((facts(true), facts(false)), (Some(secs(1008)), Some(Duration::ZERO)));
+    }
+
+    #[test]
     fn nothing_is_done_while_a_command_has_the_folder() {
         let facts = Facts { over: true, missed: true, hold_off: secs(1002), ..calm() };
         assert_eq!(next(&facts, &every()), Next::Wait(secs(1002)));
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn a_slice_of_scrubbing_is_followed_by_a_pause() {
         let mut facts = calm();
-        let slice = Done { at: secs(1000), took: secs(2), fails: 0, more: true };
+        let slice = Done { at: secs(1000), took: secs(2), more: true, ..Done::default() };
         facts.last.insert(Work::Scrub, slice);
         assert_eq!(due(Work::Scrub, &facts, &every()), Some(secs(1008)));
     }
@@ -298,7 +315,7 @@ mod tests {
                         let fails = facts.last.get(&work).map_or(0, |d| d.fails);
                         let fails = if luck == 0 { fails + 1 } else { 0 };
                         let more = luck == 1 && fails == 0;
-                        facts.last.insert(work, Done { at: facts.now, took: secs(took), fails, more });
+                        facts.last.insert(work, Done { at: facts.now, took: secs(took), fails, more, vain: false });
                         *runs.entry(work).or_default() += 1;
                         prop_assert!(runs.values().sum::<u32>() < 5000, "{runs:?}");
                     }

@@ -4,39 +4,46 @@
 //! consistent point, and so does a stop. What is done is bounded, so that the next look at what is due
 //! comes soon; [`Outcome::more`] says that there is more of it.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
+use super::clock::Moment;
+use super::seen::Uses;
 use super::state::{Told, wall};
 use super::triggers::Work;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::base::units::{Time, count, size};
+use crate::base::units::{count, size};
 use crate::engine::apply::apply_on;
 use crate::engine::behind;
 use crate::engine::clock;
 use crate::engine::commit::{CommitOptions, CommitStats, commit_on, sync_logs};
-use crate::engine::folder::{Access, Context, Folder, is_wanted};
+use crate::engine::folder::{Access, Context, Folder, is_wanted, make_room};
 use crate::engine::gc::{GcOptions, gc};
 use crate::engine::heal::heal;
 use crate::engine::level::{LevelOptions, LevelStats, level, settle_behind};
 use crate::engine::mend;
 use crate::engine::policy::plan::plan;
 use crate::engine::remotes::Remotes;
+use crate::engine::room::{Measured, disk_used};
 use crate::engine::scrub::scrub;
 use crate::engine::stash::Run;
 use crate::engine::survey::{Change, survey};
 use crate::local::scan::{Scan, ScanOptions, Seen as Met};
 use crate::model::entry::FileKind;
+use crate::model::residency::Residency;
 
 /// How often a run at work looks whether it is to give way.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Stored bytes and time after which bringing stores level pauses.
 const SLICE: (u64, Duration) = (256 << 20, Duration::from_secs(30));
+/// Above high water so much that is not on the stores yet is placed before the next look.
+const URGENT: u64 = 64 << 20;
+/// Told until it is over; how much, the plan says.
+const SHORT: &str = "above high water, and too little may go; see ddr policy plan";
 /// Bytes after which scrubbing pauses.
 const SCRUB_SLICE: u64 = 64 << 20;
 
@@ -47,10 +54,16 @@ pub struct Outcome {
     pub more: bool,
     /// It changed nothing of why it was due.
     pub useless: bool,
+    /// It found nothing to do.
+    pub vain: bool,
     /// The whole tree is to be looked at.
     pub rescan: bool,
     /// A store is there again.
     pub back: bool,
+    /// Changes were recorded, and so are on the stores.
+    pub recorded: bool,
+    /// What the tree took before anything went.
+    pub measured: Option<Measured>,
     /// Stores are to be asked: one that had missed something is there.
     pub contact: bool,
 }
@@ -94,7 +107,8 @@ impl Hands<'_> {
             }
             // A store that was known to be there missed this: sooner asked, sooner level.
             let missed = !missed(folder)?.is_empty() && self.told.state().away.is_empty();
-            Ok(Outcome { contact: missed && stats.recorded > 0, ..Outcome::default() })
+            let recorded = stats.recorded > 0;
+            Ok(Outcome { contact: missed && recorded, recorded, ..Outcome::default() })
         })
     }
 
@@ -107,37 +121,41 @@ impl Hands<'_> {
     }
 
     /// Writes down which files were opened.
-    pub fn uses(&self, opened: &HashSet<RelPath>) -> Result<Outcome> {
-        self.with_folder(|folder| put_used(folder, opened).map(|()| Outcome::default()))
+    pub fn uses(&self, uses: &Uses) -> Result<Outcome> {
+        self.with_folder(|folder| put_used(folder, uses).map(|()| Outcome::default()))
     }
 
     /// Runs the policy, which is to know of the files that were opened until now; `by_age` where nothing
     /// but their age calls for it.
-    pub fn stash(&self, opened: &HashSet<RelPath>, by_age: bool) -> Result<Outcome> {
+    pub fn stash(&self, uses: &Uses, by_age: bool) -> Result<Outcome> {
+        make_room(self.dir);
         let remotes = Remotes::open(&self.look()?)?;
-        self.with_folder(|folder| {
-            put_used(folder, opened)?;
+        self.with_opened(Access::Relieve, |folder| {
+            put_used(folder, uses)?;
             if by_age {
                 clock::refuse_jump(folder)?;
             }
+            let disk = disk_used(self.dir).unwrap_or(0);
             let mut plan = plan(folder)?;
+            let measured = plan.room.map(|room| Measured { tree: room.used, disk });
             let (over, short) = (plan.excess, plan.short);
             remember(folder, Work::Stash)?;
             if plan.chosen.files == 0 {
                 self.told.state().last_policy = Some((wall(), 0, 0));
-                return Ok(Outcome { useless: over > 0, ..Outcome::default() });
+                return Ok(Outcome { useless: over > 0, vain: over == 0, measured, ..Outcome::default() });
             }
             let run = Run::on(folder, remotes, None)?;
-            let done = apply_on(folder, &mut plan, run)?;
+            let done = apply_on(folder, &mut plan, run, if by_age { u64::MAX } else { URGENT })?;
             let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
             self.told.state().last_policy = Some((wall(), files, freed));
             self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));
-            if short > 0 {
-                self.told.trouble(format!("above high water, and {} cannot go", size(short)));
+            match short {
+                0 => self.told.state().problems.retain(|problem| problem != SHORT),
+                _ => self.told.trouble(SHORT.into()),
             }
             match done.stopped {
                 Some(why) => Err(Error::Problems(why)),
-                None => Ok(Outcome { useless: over > 0 && files == 0, ..Outcome::default() }),
+                None => Ok(Outcome { useless: over > 0 && files == 0, measured, ..Outcome::default() }),
             }
         })
     }
@@ -268,6 +286,10 @@ impl Hands<'_> {
     /// Opens the folder, works, and gives way when somebody waits for it. [`Error::Locked`] if a command
     /// has it or waits for it, [`Error::Interrupted`] if the work gave way.
     fn with_folder<T>(&self, work: impl FnOnce(&mut Folder) -> Result<T>) -> Result<T> {
+        self.with_opened(Access::Write, work)
+    }
+
+    fn with_opened<T>(&self, access: Access, work: impl FnOnce(&mut Folder) -> Result<T>) -> Result<T> {
         if is_wanted(self.dir) {
             return Err(Error::Locked("a command that waits".into()));
         }
@@ -283,7 +305,7 @@ impl Hands<'_> {
                     }
                 }
             });
-            let result = Folder::open(dir, Access::Write, context).and_then(|mut folder| {
+            let result = Folder::open(dir, access, context).and_then(|mut folder| {
                 if mend::is_needed(&folder)? {
                     mend::mend(&mut folder)?;
                 }
@@ -335,16 +357,26 @@ fn differs(folder: &Folder, path: &RelPath) -> Result<bool> {
     }
 }
 
-fn put_used(folder: &mut Folder, opened: &HashSet<RelPath>) -> Result<()> {
+/// Writes down what was opened, and when nothing that was opened counts.
+fn put_used(folder: &mut Folder, uses: &Uses) -> Result<()> {
+    let now = Moment::now();
+    if !uses.bursts.is_empty() {
+        let mut bursts = folder.history.bursts()?;
+        for (first, last) in &uses.bursts {
+            bursts.add((now.wall_of(*first).secs, now.wall_of(*last).secs + 1));
+        }
+        folder.history.put_bursts(&bursts)?;
+    }
     let mut files = Vec::new();
-    for path in opened {
-        // Directories are opened, too, and much that is not ours.
+    for (path, at) in &uses.opened {
+        // Directories are opened, too, and much that is not ours; of a stub nobody has read anything.
         let row = folder.history.local(path)?;
-        files.extend(row.is_some_and(|row| row.kind == FileKind::File).then_some(path));
+        let is_read = row.is_some_and(|r| r.kind == FileKind::File && r.residency == Residency::Full);
+        files.extend(is_read.then(|| (path, now.wall_of(*at))));
     }
     match files.is_empty() {
         true => Ok(()),
-        false => folder.history.put_used(files, Time::now()),
+        false => folder.history.put_uses(files),
     }
 }
 

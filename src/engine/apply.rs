@@ -16,6 +16,7 @@ use crate::base::path::RelPath;
 use crate::base::units::Time;
 use crate::local::root::Root;
 use crate::model::policy::breaker::{Breaker, pause};
+use crate::model::policy::bursts::Bursts;
 
 /// Files in the first round; each next one is four times as large.
 const FIRST: usize = 128;
@@ -45,6 +46,7 @@ struct Round {
 struct Applying<'a> {
     folder: &'a mut Folder,
     run: Run,
+    bursts: Bursts,
     round: Round,
     breaker: Breaker,
     rate: Option<u64>,
@@ -57,16 +59,19 @@ struct Applying<'a> {
 pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Result<Applied> {
     clock::refuse_jump(folder)?;
     let run = Run::open(folder, copies)?;
-    apply_on(folder, plan, run)
+    apply_on(folder, plan, run, u64::MAX)
 }
 
-/// The same on stores that are open already.
-pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applied> {
+/// The same on stores that are open already. What lies on them goes first and at once; of what must be read
+/// and placed before it goes, only files of so many bytes.
+pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run, most: u64) -> Result<Applied> {
     run.begin(folder)?;
     folder.history.tidy_used()?;
+    let bursts = folder.history.bursts()?;
     let mut applying = Applying {
         folder,
         run,
+        bursts,
         round: Round { size: FIRST, ..Round::default() },
         breaker: Breaker::default(),
         rate: plan.force.policy.rate.map(|rate| rate.0),
@@ -74,8 +79,17 @@ pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run) -> Result<Applie
         sent: 0,
         done: Applied::default(),
     };
-    plan.each(&mut |waiting| applying.take(waiting))?;
-    applying.go()?;
+    for placed in [true, false] {
+        let mut left = if placed { u64::MAX } else { most };
+        plan.each(&mut |waiting| {
+            if waiting.placed != placed || left == 0 {
+                return Ok(());
+            }
+            left = left.saturating_sub(waiting.candidate.rank.size);
+            applying.take(waiting)
+        })?;
+        applying.go()?;
+    }
     Ok(applying.done)
 }
 
@@ -84,7 +98,7 @@ impl Applying<'_> {
         if self.done.stopped.is_some() {
             return Ok(());
         }
-        match still_unused(self.folder.tree()?, &waiting)? {
+        match still_unused(self.folder.tree()?, &waiting, &self.bursts)? {
             Some(true) => {}
             Some(false) => {
                 self.done.used += 1;
@@ -132,10 +146,11 @@ impl Applying<'_> {
 }
 
 /// Whether a file is as little used as when the plan was made; `None` if it is gone.
-fn still_unused(tree: &Root, waiting: &Waiting) -> Result<Option<bool>> {
+fn still_unused(tree: &Root, waiting: &Waiting, bursts: &Bursts) -> Result<Option<bool>> {
     let Some(stat) = tree.stat(&waiting.path)? else { return Ok(None) };
     let now = Time::now();
-    let used = [stat.atime, stat.mtime].into_iter().filter(|t| *t <= now).map(|t| t.secs).max();
+    let atime = Some(stat.atime).filter(|at| !bursts.cover(*at));
+    let used = atime.into_iter().chain([stat.mtime]).filter(|t| *t <= now).map(|t| t.secs).max();
     Ok(Some(used.is_none_or(|used| used <= waiting.candidate.rank.used)))
 }
 

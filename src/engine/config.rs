@@ -136,6 +136,13 @@ pub struct RecallConfig {
     pub rule: Vec<RecallRule>,
 }
 
+impl RecallConfig {
+    /// Files that may be opened before it tells nothing of use.
+    pub fn burst(&self) -> usize {
+        self.burst.unwrap_or(200)
+    }
+}
+
 /// What to do about some openers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

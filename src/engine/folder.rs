@@ -53,6 +53,8 @@ pub enum Access {
     Read,
     /// Takes the folder's lock.
     Write,
+    /// The same, for a verb that frees room in the end: on a disk that is full it may use what is set aside.
+    Relieve,
 }
 
 /// Name of the fact that stands for [`Folder::unseen`].
@@ -95,7 +97,7 @@ pub struct Folder {
     /// The guard, where it looks after this folder. As long as this is open, the process reads stubs as
     /// what they are.
     pub guard: Option<Arc<Guard>>,
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Folder {
@@ -116,9 +118,12 @@ impl Folder {
             )));
         }
         let lock = match access {
-            Access::Write => Some(lock(dir, &context)?),
+            Access::Write | Access::Relieve => Some(lock(dir, &context)?),
             Access::Read => None,
         };
+        if access == Access::Relieve {
+            make_room(dir);
+        }
         let id = FolderId::from_hex(&file.folder)?;
         let (folder_key, secret) = read_toml::<KeysFile>(&dir.join("keys"))?.secrets()?;
         let config = Config::load(&dir.join("config.toml"))?;
@@ -146,7 +151,7 @@ impl Folder {
             unseen: false,
             waiting: HashSet::new(),
             guard,
-            _lock: lock,
+            lock,
         };
         folder.bring_up_to_date(access)?;
         Ok(folder)
@@ -178,7 +183,7 @@ impl Folder {
         for (origin, error) in &caught.problems {
             self.context.progress.note(&format!("history of {} set aside: {error}", origin.short()));
         }
-        if access == Access::Write {
+        if access != Access::Read {
             let public = self.identity.public();
             let tail = |epoch| self.history.tail(&origin_id(&public, epoch)).map(|t| t.number);
             let (claimed, fresh) = Instance::claim(&self.dir, &self.context.state_dir, self.id, tail)?;
@@ -245,6 +250,21 @@ impl Folder {
             self.history.catch_up(self.own.as_ref(), self.id)?;
         }
         Ok(stats.objects)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.lock.is_some() {
+            self.own.reserve().tend();
+        }
+    }
+}
+
+/// On a disk that is full not even SQLite can be asked: gives what is set aside there.
+pub fn make_room(dir: &Path) {
+    if let Ok(own) = DirBucket::open(&dir.join("store")) {
+        own.reserve().give_all();
     }
 }
 

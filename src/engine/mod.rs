@@ -48,6 +48,7 @@ pub mod repair;
 pub mod restore;
 pub mod restore_at;
 pub mod rewrite;
+pub mod room;
 pub mod scrub;
 pub mod spool;
 pub mod spread;

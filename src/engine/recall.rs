@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use super::fetch::{Sink, Wanted, fetch};
-use super::folder::{Access, Context, Folder};
+use super::folder::{Access, Context, Folder, is_locked};
 use super::held::Held;
 use super::mend::{self, MendStats};
 use super::related::related;
 use super::remotes::Remotes;
+use super::room;
 use super::trace::{self, Left, Trace};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
@@ -102,6 +103,16 @@ impl Recaller {
             stores: RwLock::new((Arc::new(remotes), Instant::now())),
             folder: Mutex::new(folder),
         })
+    }
+
+    /// Whether a daemon of this user runs, which may make room.
+    pub fn is_tended(&self) -> bool {
+        is_locked(&self.context.state_dir.join("daemon"))
+    }
+
+    /// Whether so many bytes more fit into the budget that the daemon keeps, if it keeps one.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        room::fits(&self.dir, bytes)
     }
 
     /// The folder.

@@ -176,6 +176,9 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
     })?;
     let shared = Shared::new(folder, &targets, *need)?;
     let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
+    // Room is made at once by what need not be read.
+    free_ready(folder, remotes, &mut freeing, ready)?;
+    freeing.free(&mut folder.history)?;
     let progress = folder.context.progress.clone();
     let since = std::time::Instant::now();
     let result = commit::run(folder, plan, &targets, None, &mut |history, settled| {
@@ -209,7 +212,6 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
         }
         Err(e) => return Err(e),
     }
-    free_ready(folder, remotes, &mut freeing, ready)?;
     freeing.free(&mut folder.history)?;
     let mut stats = freeing.stats;
     stats.problems += stats.commit.problems;

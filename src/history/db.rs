@@ -34,6 +34,9 @@ pub struct History {
     reset: bool,
 }
 
+/// What SQLite makes beside a database takes no more.
+const LEAST_ROOM: u64 = 64 << 10;
+
 /// Why a database could not be opened.
 enum Failure {
     /// It is no usable database of ours: set aside.
@@ -49,6 +52,10 @@ impl History {
         let existed = path.exists();
         match connect(path) {
             Ok(conn) => Ok(Self::with(conn, path, !existed)),
+            // SQLite says only that it could not make a file.
+            Err(Failure::Other(Error::Db(_))) if is_disk_full(path) => {
+                Err(Error::NoSpace("while opening history.db".into()))
+            }
             Err(Failure::Other(e)) => Err(e),
             Err(Failure::Broken) => {
                 set_aside(path)?;
@@ -158,6 +165,11 @@ fn connect(path: &Path) -> Result<Connection, Failure> {
         conn.query_row(&first, [], |_| Ok(())).optional().map_err(sort)?;
     }
     Ok(conn)
+}
+
+fn is_disk_full(path: &Path) -> bool {
+    let fs = path.parent().and_then(|dir| rustix::fs::statvfs(dir).ok());
+    fs.is_some_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) < LEAST_ROOM)
 }
 
 fn migrate(conn: &mut Connection) -> Result<(), Failure> {

@@ -10,16 +10,25 @@ use super::sql::{self, db};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::base::units::Time;
+use crate::model::policy::bursts::Bursts;
+
+/// Name of the fact.
+const BURSTS: &str = "bursts";
 
 const PAGED: &str = "SELECT path, used_s, used_ns FROM used WHERE path > ?1 ORDER BY path LIMIT 4096";
 
 impl History {
-    /// Remembers that these paths were used, in one transaction.
+    /// Remembers that these paths were used then, in one transaction.
     pub fn put_used<'p>(&mut self, paths: impl IntoIterator<Item = &'p RelPath>, at: Time) -> Result<()> {
+        self.put_uses(paths.into_iter().map(|path| (path, at)))
+    }
+
+    /// The same, each at its own time.
+    pub fn put_uses<'p>(&mut self, uses: impl IntoIterator<Item = (&'p RelPath, Time)>) -> Result<()> {
         self.write(|conn, _| {
             let mut put =
                 conn.prepare_cached("INSERT OR REPLACE INTO used VALUES (?1, ?2, ?3)").map_err(db)?;
-            for path in paths {
+            for (path, at) in uses {
                 put.execute(params![path.as_bytes(), at.secs, at.nanos]).map_err(db)?;
             }
             Ok(())
@@ -32,6 +41,16 @@ impl History {
             self.conn.prepare_cached("SELECT used_s, used_ns FROM used WHERE path = ?1").map_err(db)?;
         let found = statement.query_row([path.as_bytes()], |row| Ok(sql::time(row, 0))).optional();
         found.map_err(db)?.transpose()
+    }
+
+    /// When so many files were opened that nothing of it tells of use.
+    pub fn bursts(&self) -> Result<Bursts> {
+        Ok(self.meta(BURSTS)?.map_or_else(Bursts::default, |text| Bursts::decode(&text)))
+    }
+
+    /// Remembers that.
+    pub fn put_bursts(&mut self, bursts: &Bursts) -> Result<()> {
+        self.set_meta(BURSTS, &bursts.encode())
     }
 
     /// Forgets what was seen of paths that are no longer there.

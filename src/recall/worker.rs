@@ -19,8 +19,8 @@ use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::engine::folder::Context;
-use crate::engine::recall::{Filled, Recaller};
-use crate::format::stub::{MarkState, looks_like_stub};
+use crate::engine::recall::{Filled, Progress, Recaller};
+use crate::format::stub::{MarkState, XATTR, looks_like_stub};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
 use crate::local::inspect::{first_block, marked};
 use crate::local::lease::{Lease, LeaseKind};
@@ -45,6 +45,10 @@ pub struct Settings {
 
 /// How many filled files are made durable together, and as many may wait: each holds a descriptor.
 const UNSETTLED: usize = 16;
+/// So long a recall waits for the daemon to make room on the disk, and in the budget, which is no wall.
+const DISK_WAIT: Duration = Duration::from_secs(30);
+const BUDGET_WAIT: Duration = Duration::from_secs(10);
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// How long a filled file may wait to be made durable.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
@@ -180,12 +184,29 @@ impl Worker {
             }
         };
         let beside = job.file.try_clone().ok();
-        if let Some(filled) = self.recaller.recall(job.file, job.cold, &progress)? {
+        if let Some(filled) = self.recall(job, &progress)? {
             self.hand_over(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
         lock(&self.loud).remove(&inode);
         Ok(())
+    }
+
+    /// Brings the content back. Where there is no room, on the disk or in the budget, and a daemon that makes
+    /// some, waits for that: to a program that reads, a full disk would be an odd error.
+    fn recall(&self, job: Job, progress: Progress) -> Result<Option<Filled>> {
+        let since = Instant::now();
+        let may_wait = |most| self.recaller.is_tended() && since.elapsed() < most;
+        while !self.recaller.has_room(job.size) && may_wait(BUDGET_WAIT) {
+            std::thread::sleep(ROOM_PAUSE);
+        }
+        loop {
+            let file = job.file.try_clone().map_err(|e| Error::io("using", "a stub", e))?;
+            match self.recaller.recall(file, job.cold, progress) {
+                Err(Error::NoSpace(_)) if may_wait(DISK_WAIT) => std::thread::sleep(ROOM_PAUSE),
+                done => return done,
+            }
+        }
     }
 
     /// Notes what may be wanted next; only the newest guess counts.
@@ -313,10 +334,9 @@ impl Worker {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
         let news = guard.mark(&names)?;
-        drop(names);
         // Whoever has opened one that was guarded before waits for us.
-        for (file, _) in files.into_iter().zip(news).filter(|(_, new)| *new) {
-            let Some(file) = file.map(Arc::new) else { continue };
+        for ((name, file), _) in names.into_iter().zip(files).zip(news).filter(|(_, new)| *new) {
+            let Some(file) = file.or_else(|| Some(readable(name))).map(Arc::new) else { continue };
             // Who came since the mark waits, so who is there was there before. One that was brought back
             // since it was found, or is just now, is no stub, and everybody may have it open.
             if Lease::take(&file, LeaseKind::Read).is_err()
@@ -344,26 +364,34 @@ impl Worker {
 struct Found {
     /// Opened as a mere name, which needs no permission.
     name: OwnedFd,
-    /// Open for reading, if we may.
+    /// Open for reading, if we may, and if that had to be looked at.
     file: Option<File>,
 }
 
 impl Found {
     /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
+    ///
+    /// What its mark tells is not opened: whoever watches the tree would take that for use.
     fn open(tree: &Root, path: &RelPath) -> Option<Self> {
         let name = tree.open_name(path).ok()?;
         let (owner, us) = (rustix::fs::fstat(&name).ok()?.st_uid, rustix::process::geteuid());
         if !us.is_root() && owner != us.as_raw() {
             return None;
         }
-        let file = tree.open_file(path, Access::Read).ok();
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        let is_stub = |file: &File| {
-            marked(file).is_ok_and(|mark| mark.is_some())
-                || first_block(file).map_or(true, |block| looks_like_stub(&block))
-        };
+        if has_mark(&name) {
+            return Some(Self { name, file: None });
+        }
+        let file = tree.open_file(path, Access::Read).ok();
+        let is_stub = |file: &File| first_block(file).map_or(true, |block| looks_like_stub(&block));
         file.as_ref().is_none_or(is_stub).then_some(Self { name, file })
     }
+}
+
+/// Whether a file that is open as a mere name has the mark of a stub.
+fn has_mark(name: &OwnedFd) -> bool {
+    let mut mark = [0u8; 64];
+    rustix::fs::getxattr(format!("/proc/self/fd/{}", name.as_raw_fd()), XATTR, &mut mark).is_ok()
 }
 
 /// The file, open for reading; it comes as a mere name where the opener's mount would not do.

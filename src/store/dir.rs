@@ -22,8 +22,10 @@ use crate::base::error::{Error, Result};
 use crate::base::units::Time;
 use crate::disk::{self, Op};
 
+mod reserve;
 mod upload;
 
+use reserve::Reserve;
 pub use upload::Upload;
 
 const TEMP: &str = "tmp";
@@ -53,6 +55,7 @@ impl DirBucket {
         for part in PARTS {
             bucket.make_dir(part)?;
         }
+        bucket.reserve().tend();
         Ok(bucket)
     }
 
@@ -85,6 +88,24 @@ impl DirBucket {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it sets aside for the day its disk is full.
+    pub fn reserve(&self) -> Reserve<'_> {
+        Reserve(self.root.as_fd())
+    }
+
+    /// Makes way for objects that are about to come, if they are of the kind that frees room in the end:
+    /// history, holds, gc's marks. Contents never get what is set aside.
+    pub fn make_way<'n>(&self, objects: impl Iterator<Item = (&'n str, u64)>) {
+        let mut need = 0u64;
+        for (name, bytes) in objects {
+            if is_content(name) {
+                return;
+            }
+            need = need.saturating_add(bytes.next_multiple_of(4096));
+        }
+        self.reserve().give(need);
     }
 
     /// What fails together with it.
@@ -287,6 +308,7 @@ impl Bucket for DirBucket {
     fn put(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
         check_name(name)?;
         self.check_root()?;
+        self.make_way([(name, parts.iter().map(|p| p.len() as u64).sum())].into_iter());
         let mut upload = self.upload()?;
         upload.append(parts)?;
         self.publish(vec![(name.into(), upload)])
@@ -298,6 +320,7 @@ impl Bucket for DirBucket {
         objects.iter().try_for_each(|(name, _)| check_name(name))?;
         self.check_root()?;
         for some in objects.chunks(TOGETHER) {
+            self.make_way(some.iter().map(|(name, bytes)| (name.as_str(), bytes.len() as u64)));
             let write = |(name, bytes): &(String, Vec<u8>)| {
                 let mut upload = self.upload()?;
                 upload.append(&[bytes])?;
@@ -327,12 +350,17 @@ impl Bucket for DirBucket {
         let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
         let Some(dir) = self.open_dir(parent)? else { return Ok(()) };
         disk::unlink(&dir, last.as_bytes()).map_err(|e| Error::io("removing", self.path.join(name), e))?;
-        disk::sync_dir(&dir, &self.path.join(parent))
+        disk::sync_dir(&dir, &self.path.join(parent))?;
+        if is_content(name) {
+            self.reserve().tend();
+        }
+        Ok(())
     }
 
     fn room(&self) -> Result<Option<u64>> {
         let fs = rustix::fs::fstatvfs(&self.root).map_err(|e| fail("examining", &self.path, e))?;
-        Ok(Some(fs.f_bavail.saturating_mul(fs.f_frsize)))
+        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        Ok(Some(free.saturating_sub(self.reserve().missing())))
     }
 }
 
@@ -383,6 +411,11 @@ fn make_root(path: &Path) -> Result<()> {
         disk::sync_dir(handle.as_fd(), parent)?;
     }
     Ok(())
+}
+
+/// Whether an object holds contents, or what they are made of.
+fn is_content(name: &str) -> bool {
+    ![names::LOG, names::HOLDS, names::GC, names::FOLDER].iter().any(|small| name.starts_with(small))
 }
 
 fn check_name(name: &str) -> Result<()> {

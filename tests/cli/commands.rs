@@ -807,7 +807,7 @@ fn fsck_names_what_is_damaged_and_repair_makes_it_whole() {
          ddr fsck --read-data --json
          ddr fsck --read-data --repair
          ddr fsck --read-data
-         ls ../../store/store
+         ls -I RESERVE ../../store/store
          ddr checkout",
     );
     insta::assert_snapshot!(said, @r#"
@@ -842,7 +842,7 @@ fn fsck_names_what_is_damaged_and_repair_makes_it_whole() {
     disk3: 3 objects, <n> read
     own: 1 object, <n> read
     everything is whole
-    $ ls ../../store/store
+    $ ls -I RESERVE ../../store/store
     data
     folder
     gc

@@ -68,6 +68,59 @@ fn a_program_in_a_burst_is_slowed_and_named_and_others_are_not() {
     sizes.iter().for_each(|size| right(&guarded, &format!("f{size}"), *size));
 }
 
+/// Files by when they were used last, the most recent first.
+fn by_last_use(guarded: &Guarded, names: &[String]) -> Vec<String> {
+    let said =
+        guarded
+            .sandbox
+            .ok(&[&["why", "--json"][..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    let said = said.unwrap().stdout;
+    let rows = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let row = |row: serde_json::Value| Some((row["last_use"].as_i64()?, row["path"].as_str()?.to_string()));
+    let mut all: Vec<_> = rows.filter_map(row).collect();
+    all.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    all.into_iter().map(|(_, path)| path).collect()
+}
+
+#[test]
+fn a_search_through_everything_does_not_change_the_order_of_last_use() {
+    let Some(guarded) = configured("[recall]\nburst = 10\nslow = \"0s\"\n[daemon]\nsettle = \"1s\"") else {
+        return;
+    };
+    let names: Vec<String> = (0..40).map(|n| format!("f{n:02}")).collect();
+    for (age, name) in names.iter().enumerate() {
+        stub(&guarded, name, 50_000);
+        by(&guarded, &["touch", "-d", &format!("{} days ago", age + 2), name]);
+    }
+    // A half of them stubs, a half full.
+    let stashed: Vec<&str> = names.iter().step_by(2).map(String::as_str).collect();
+    guarded.sandbox.ok(&[&["stash"][..], &stashed].concat()).unwrap();
+    guarded.sandbox.ok(&["commit"]).unwrap();
+    assert_eq!(by_last_use(&guarded, &names), names);
+    let daemon = guarded.sandbox.start(&["daemon"], None);
+    let idle = || {
+        let said = guarded.sandbox.run(&["daemon", "status", "--json"]).stdout;
+        let rows = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        rows.into_iter().any(|row| row["next"].is_string() && row["doing"].is_null())
+    };
+    wait_until("the daemon has looked at the folder", idle);
+    std::thread::sleep(Duration::from_secs(1));
+    // Two are really used: a stub and a full file.
+    right(&guarded, "f38", 50_000);
+    right(&guarded, "f21", 50_000);
+    std::thread::sleep(Duration::from_secs(6));
+    let (found, _) = by(&guarded, &["grep", "-r", "--exclude-dir=.ddr", "-c", "no such text", "."]);
+    assert_eq!((found.code, found.stdout.lines().count()), (Some(1), 40), "{found:?}");
+    assert!(names.iter().all(|name| !is_stub(&guarded.at(name))), "all was brought back");
+    guarded.sandbox.ok(&["daemon", "stop"]).unwrap();
+    assert_eq!(daemon.wait().code, Some(0));
+    let mut expected = names.clone();
+    expected.retain(|name| name != "f38" && name != "f21");
+    let order = by_last_use(&guarded, &names);
+    assert_eq!(order[2..], expected, "the search counted as use");
+    assert!(order[..2].iter().all(|name| name == "f38" || name == "f21"), "{order:?}");
+}
+
 #[test]
 fn who_waits_is_listed_and_can_be_given_up() {
     let Some(guarded) = guarded(&[]) else { return };

@@ -7,20 +7,26 @@ use std::path::{Path, PathBuf};
 
 use super::mount::{Mounted, make, run};
 
-/// A mounted ext4 on a loop image.
+/// A mounted file system on a loop image.
 pub struct Small {
+    kind: &'static str,
     image: PathBuf,
     point: PathBuf,
     mounted: Option<Mounted>,
 }
 
 impl Small {
-    /// Makes and mounts one of so many MiB at `point`; its image lies beside.
+    /// Makes and mounts an ext4 of so many MiB at `point`; its image lies beside.
     pub fn new(point: &Path, mib: u64) -> Result<Self, String> {
+        Self::of("ext4", point, mib)
+    }
+
+    /// The same with a file system of another kind.
+    pub fn of(kind: &'static str, point: &Path, mib: u64) -> Result<Self, String> {
         let image = point.with_extension("img");
         std::fs::create_dir_all(point).map_err(|e| e.to_string())?;
-        make("ext4", &image, mib << 20)?;
-        let mut small = Self { image, point: point.into(), mounted: None };
+        make(kind, &image, mib << 20)?;
+        let mut small = Self { kind, image, point: point.into(), mounted: None };
         small.plug()?;
         Ok(small)
     }
@@ -66,7 +72,7 @@ impl Small {
 
     /// Puts it back.
     pub fn plug(&mut self) -> Result<(), String> {
-        self.mounted = Some(Mounted::new(&self.image, &self.point, "ext4", None)?);
+        self.mounted = Some(Mounted::new(&self.image, &self.point, self.kind, None)?);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use super::super::survey::{Change, Item};
 use crate::base::error::{Error, Result};
 use crate::base::units::Time;
 use crate::local::stat::{FileType, Stat};
+use crate::model::policy::bursts::Bursts;
 use crate::model::policy::last_use::{LastUse, Stamps};
 use crate::model::policy::rules::{Facts, Policy};
 use crate::model::policy::value::Vessel;
@@ -84,7 +85,13 @@ pub struct File<'i> {
 
 impl<'i> File<'i> {
     /// Takes a survey's item; `None` for what is no regular file, or gone.
-    pub fn new(folder: &Folder, item: &'i Item, observed: Option<Time>, now: Time) -> Result<Option<Self>> {
+    pub fn new(
+        folder: &Folder,
+        item: &'i Item,
+        observed: Option<Time>,
+        bursts: &Bursts,
+        now: Time,
+    ) -> Result<Option<Self>> {
         let Some(stat) = item.stat.as_ref().filter(|stat| stat.kind == FileType::File) else {
             return Ok(None);
         };
@@ -92,7 +99,9 @@ impl<'i> File<'i> {
             true => first_seen(folder, item)?.unwrap_or(stat.ctime),
             false => stat.ctime,
         };
-        let stamps = Stamps { observed, atime: stat.atime, mtime: stat.mtime, first_seen };
+        let telling = |at: &Time| !bursts.cover(*at);
+        let (observed, atime) = (observed.filter(telling), Some(stat.atime).filter(telling));
+        let stamps = Stamps { observed, atime, mtime: stat.mtime, first_seen };
         Ok(Some(Self { item, stat, last_use: LastUse::of(&stamps, now) }))
     }
 

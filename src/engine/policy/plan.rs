@@ -79,9 +79,10 @@ pub fn plan(folder: &Folder) -> Result<Plan> {
     let mut queue = Queue::new(&folder.temp_dir())?;
     let mut fates: BTreeMap<Fate, Sum> = BTreeMap::new();
     let (mut used, mut local) = (folder.history.used_cursor(), 0u64);
+    let bursts = folder.history.bursts()?;
     survey(folder, &[RelPath::root()], &mut |item| {
         let observed = used.of(&item.path)?;
-        let Some(file) = File::new(folder, &item, observed, now)? else { return Ok(()) };
+        let Some(file) = File::new(folder, &item, observed, &bursts, now)? else { return Ok(()) };
         local = local.saturating_add(file.local());
         let facts = file.facts();
         let verdict = force.policy.judge(&facts, &terms);

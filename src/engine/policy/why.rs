@@ -50,8 +50,8 @@ pub fn why(folder: &Folder, paths: &[RelPath], now: Time) -> Result<(InForce, Ve
             Ok(())
         })?;
         let item = found.ok_or_else(|| Error::Missing(path.to_string()))?;
-        let observed = folder.history.used(path)?;
-        let Some(file) = File::new(folder, &item, observed, now)? else {
+        let (observed, bursts) = (folder.history.used(path)?, folder.history.bursts()?);
+        let Some(file) = File::new(folder, &item, observed, &bursts, now)? else {
             let hint =
                 "policies are about regular files; `ddr policy plan --paths` lists those of a directory";
             return Err(Error::Invalid(format!("{path} is no regular file: {hint}")));

@@ -10,8 +10,9 @@ use crate::base::units::Time;
 pub struct Stamps {
     /// When ddr itself saw it used: checked out by it, opened under its watch.
     pub observed: Option<Time>,
-    /// Access time: what reads leave, as far as the mount options let them.
-    pub atime: Time,
+    /// Access time: what reads leave, as far as the mount options let them. None where it is of no use:
+    /// left by a burst.
+    pub atime: Option<Time>,
     /// Modification time.
     pub mtime: Time,
     /// When ddr first saw this version; the time of the last change of the inode where it has not.
@@ -62,8 +63,11 @@ impl LastUse {
             true => (stamps.mtime.min(stamps.first_seen), SeenBy::FirstSeen),
             false => (stamps.mtime, SeenBy::Change),
         };
-        let all =
-            [Some(mtime), Some((stamps.atime, SeenBy::Access)), stamps.observed.map(|t| (t, SeenBy::Ddr))];
+        let all = [
+            Some(mtime),
+            stamps.atime.map(|t| (t, SeenBy::Access)),
+            stamps.observed.map(|t| (t, SeenBy::Ddr)),
+        ];
         let past = all.into_iter().flatten().filter(|(at, _)| *at <= now);
         // Of equal times the last: the most telling one.
         past.max_by_key(|(at, _)| *at)
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_newest_stamp_counts() {
-        let stamps = Stamps { observed: None, atime: at(50), mtime: at(40), first_seen: at(90) };
+        let stamps = Stamps { observed: None, atime: Some(at(50)), mtime: at(40), first_seen: at(90) };
         assert_eq!(LastUse::of(&stamps, at(100)), LastUse { at: at(50), by: SeenBy::Access });
         let watched = Stamps { observed: Some(at(60)), ..stamps };
         assert_eq!(LastUse::of(&watched, at(100)), LastUse { at: at(60), by: SeenBy::Ddr });
@@ -96,15 +100,16 @@ mod tests {
 
     #[test]
     fn a_file_from_the_future_is_as_old_as_its_first_sight() {
-        let stamps = Stamps { observed: None, atime: at(10), mtime: at(5000), first_seen: at(60) };
+        let stamps = Stamps { observed: None, atime: Some(at(10)), mtime: at(5000), first_seen: at(60) };
         assert_eq!(LastUse::of(&stamps, at(100)), LastUse { at: at(60), by: SeenBy::FirstSeen });
-        let read_since = Stamps { atime: at(80), ..stamps };
+        let read_since = Stamps { atime: Some(at(80)), ..stamps };
         assert_eq!(LastUse::of(&read_since, at(100)), LastUse { at: at(80), by: SeenBy::Access });
     }
 
     #[test]
     fn when_every_date_lies_ahead_the_file_is_young() {
-        let stamps = Stamps { observed: Some(at(900)), atime: at(900), mtime: at(900), first_seen: at(800) };
+        let stamps =
+            Stamps { observed: Some(at(900)), atime: Some(at(900)), mtime: at(900), first_seen: at(800) };
         let used = LastUse::of(&stamps, at(100));
         assert_eq!((used.idle(at(100)), used.by), (0, SeenBy::Nothing));
     }

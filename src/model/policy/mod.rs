@@ -7,6 +7,7 @@
 //! The language is docs/POLICY.md; `engine::policy` gathers the facts and applies the plan.
 
 pub mod breaker;
+pub mod bursts;
 pub mod choose;
 pub mod class;
 pub mod doc;

@@ -157,6 +157,7 @@ impl Put<'_> {
                 check::name(&object.name)?;
             }
         }
+        self.served.bucket.make_way(objects.iter().map(|o| (o.name.as_str(), o.size)));
         let mut coming = Vec::with_capacity(objects.len());
         for object in objects {
             coming.push(self.begin(object, again)?);

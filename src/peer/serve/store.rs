@@ -60,7 +60,7 @@ impl Served {
         Ok(Info {
             folder: head.folder,
             store: head.store,
-            free: fs.f_bavail.saturating_mul(fs.f_frsize),
+            free: self.bucket.room()?.unwrap_or(0),
             total: fs.f_blocks.saturating_mul(fs.f_frsize),
             host: machine::id(),
             device: self.bucket.domain(),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{DirBucket, TEMP, check_name, fail, parent};
+use super::{DirBucket, TEMP, check_name, fail, is_content, parent};
 use crate::base::error::{Error, Result};
 use crate::disk::{self, Op};
 use crate::store::names;
@@ -131,6 +131,10 @@ impl DirBucket {
     pub fn publish(&self, mut objects: Vec<(String, Upload)>) -> Result<()> {
         objects.iter_mut().for_each(|(_, upload)| upload.keeps = false);
         self.check_root()?;
+        let has_content = objects.iter().any(|(name, _)| is_content(name));
+        if has_content && self.reserve().is_needed() {
+            return Err(Error::NoSpace(format!("but for what frees some, in {}", self.path.display())));
+        }
         sync_all(&objects)?;
         // Renames in one directory stay in order by themselves.
         let mut open: Option<(String, OwnedFd)> = None;
@@ -148,6 +152,9 @@ impl DirBucket {
         }
         if let Some((last, dir)) = &open {
             disk::sync_dir(dir, &self.path.join(last))?;
+        }
+        if has_content {
+            self.reserve().tend();
         }
         self.check_root()
     }
