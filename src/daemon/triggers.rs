@@ -130,11 +130,16 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 const RELIEF: Duration = Duration::from_secs(300);
 /// Longest pause before a tree that may have grown is looked at.
 const LOOK: Duration = Duration::from_secs(30);
+/// So long settled changes wait while room is made without end.
+const OVERDUE: Duration = Duration::from_secs(10);
 /// Longest sleep; a folder that is never due is looked at all the same.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The most urgent work that is due, or when there will be some.
 pub fn next(facts: &Facts, every: &Every) -> Next {
+    if is_starved(facts, every) {
+        return Next::Do(Work::Commit);
+    }
     let mut wake = facts.now + LONGEST;
     for work in ALL {
         let Some(at) = due(work, facts, every) else { continue };
@@ -144,6 +149,13 @@ pub fn next(facts: &Facts, every: &Every) -> Next {
         wake = wake.min(at);
     }
     Next::Wait(wake)
+}
+
+/// Whether making room has kept changes from being recorded for long: then both take turns.
+fn is_starved(facts: &Facts, every: &Every) -> bool {
+    let at = |work| facts.last.get(&work).map(|done| done.at);
+    let overdue = due(Work::Commit, facts, every).is_some_and(|at| at + OVERDUE <= facts.now);
+    overdue && at(Work::Relieve) > at(Work::Commit)
 }
 
 /// When work of a kind is due; `None`: not as things are.
@@ -256,6 +268,21 @@ mod tests {
     }
 
     #[test]
+    fn changes_are_recorded_even_if_room_is_short_all_the_time() {
+        let mut facts = Facts { over: true, settles: Some(secs(995)), ..calm() };
+        let relieved = |facts: &mut Facts, at| {
+            facts.now = secs(at);
+            facts.last.insert(Work::Relieve, Done { at: secs(at), ..Done::default() });
+        };
+        relieved(&mut facts, 1001);
+        assert_eq!(next(&facts, &every()), Next::Do(Work::Relieve));
+        relieved(&mut facts, 1011);
+        assert_eq!(next(&facts, &every()), Next::Do(Work::Commit));
+        facts.last.insert(Work::Commit, Done { at: secs(1011), ..Done::default() });
+        assert_eq!(next(&facts, &every()), Next::Do(Work::Relieve), "they take turns");
+    }
+
+    #[test]
     fn a_false_alarm_leaves_time_for_other_work_and_a_true_one_does_not() {
         let facts = |vain| {
             let mut facts = Facts { over: true, ..calm() };
@@ -263,7 +290,7 @@ mod tests {
             facts.last.insert(Work::Relieve, done);
             due(Work::Relieve, &facts, &every())
         };
-        assert_eq!((facts(true), facts(false)), (Some(secs(1008)), Some(Duration::ZERO)));
+        assert_eq!((facts(true), facts(false)), (Some(secs(1008)), Some(secs(1000))));
     }
 
     #[test]

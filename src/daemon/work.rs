@@ -144,8 +144,10 @@ impl Hands<'_> {
                 self.told.state().last_policy = Some((wall(), 0, 0));
                 return Ok(Outcome { useless: over > 0, vain: over == 0, measured, ..Outcome::default() });
             }
+            // Far above, each look is worth more.
+            let most = if by_age { u64::MAX } else { URGENT.max(over / 2) };
             let run = Run::on(folder, remotes, None)?;
-            let done = apply_on(folder, &mut plan, run, if by_age { u64::MAX } else { URGENT })?;
+            let done = apply_on(folder, &mut plan, run, most)?;
             let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
             self.told.state().last_policy = Some((wall(), files, freed));
             self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));

@@ -116,11 +116,11 @@ impl Applying<'_> {
 
     /// Stashes what was gathered.
     fn go(&mut self) -> Result<()> {
-        let size = self.round.size.saturating_mul(4).min(MOST);
-        let Round { paths, .. } = std::mem::replace(&mut self.round, Round { size, ..Round::default() });
-        if paths.is_empty() || self.done.stopped.is_some() {
+        if self.round.paths.is_empty() || self.done.stopped.is_some() {
             return Ok(());
         }
+        let size = self.round.size.saturating_mul(4).min(MOST);
+        let Round { paths, .. } = std::mem::replace(&mut self.round, Round { size, ..Round::default() });
         let stats = self.run.round(self.folder, &paths, &StashOptions::default())?;
         self.breaker.add(paths.len() as u64, stats.problems);
         self.sent += stats.commit.read_bytes;
