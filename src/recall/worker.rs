@@ -276,7 +276,7 @@ impl Worker {
         }
         let mut first = true;
         loop {
-            match self.mark_tree() {
+            match self.mark_tree(first) {
                 Ok(number) if first => {
                     let text = self.recaller.tree().path().as_os_str().as_encoded_bytes().to_vec();
                     let _ = self.tell(&Frame { number, text, ..Frame::new(Verb::Ready) });
@@ -304,7 +304,9 @@ impl Worker {
         Guard::connect(self.recaller.id()).ok_or_else(|| Error::Refused("the guard does not answer".into()))
     }
 
-    fn mark_tree(&self) -> Result<u64> {
+    /// At `first` each stub is opened before it is guarded: to be opened later, one that somebody has a lease on would
+    /// have to wait for him.
+    fn mark_tree(&self, first: bool) -> Result<u64> {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
@@ -317,26 +319,28 @@ impl Worker {
                     || self.recaller.is_unmended(&path)
                     || self.recaller.is_recorded_stub(&path));
             // Gone meanwhile.
-            let Some(found) = fits.then(|| Found::open(tree, &path)).flatten() else { continue };
+            let Some(found) = fits.then(|| Found::open(tree, &path, first)).flatten() else { continue };
             marked += 1;
             gone.remove(&(stat.dev, stat.ino));
             batch.push(found);
             if batch.len() == MOST_FDS / 2 {
-                self.mark(&guard, std::mem::take(&mut batch))?;
+                self.mark(&guard, std::mem::take(&mut batch), first)?;
             }
         }
-        self.mark(&guard, batch)?;
+        self.mark(&guard, batch, first)?;
         lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
 
-    fn mark(&self, guard: &Guard, found: Vec<Found>) -> Result<()> {
+    fn mark(&self, guard: &Guard, found: Vec<Found>, first: bool) -> Result<()> {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
         let news = guard.mark(&names)?;
         // Whoever has opened one that was guarded before waits for us.
         for ((name, file), _) in names.into_iter().zip(files).zip(news).filter(|(_, new)| *new) {
-            let Some(file) = file.or_else(|| Some(readable(name))).map(Arc::new) else { continue };
+            let Some(file) = file.or_else(|| (!first).then(|| readable(name))).map(Arc::new) else {
+                continue;
+            };
             // Who came since the mark waits, so who is there was there before. One that was brought back
             // since it was found, or is just now, is no stub, and everybody may have it open.
             if Lease::take(&file, LeaseKind::Read).is_err()
@@ -371,15 +375,15 @@ struct Found {
 impl Found {
     /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
     ///
-    /// What its mark tells is not opened: whoever watches the tree would take that for use.
-    fn open(tree: &Root, path: &RelPath) -> Option<Self> {
+    /// What its mark tells is not opened, but at first: whoever watches the tree would take that for use.
+    fn open(tree: &Root, path: &RelPath, first: bool) -> Option<Self> {
         let name = tree.open_name(path).ok()?;
         let (owner, us) = (rustix::fs::fstat(&name).ok()?.st_uid, rustix::process::geteuid());
         if !us.is_root() && owner != us.as_raw() {
             return None;
         }
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if has_mark(&name) {
+        if !first && has_mark(&name) {
             return Some(Self { name, file: None });
         }
         let file = tree.open_file(path, Access::Read).ok();
