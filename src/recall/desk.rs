@@ -113,14 +113,16 @@ impl<E> Desk<E> {
     }
 
     /// The next of all marked files, to be looked at whether they still are: so many that the walk keeps up
-    /// with what is added.
+    /// with what is added, in the end, and so few that nobody notices.
     pub fn slice(&mut self) -> Vec<(Inode, Birth, Home)> {
         const LEAST: usize = 64;
-        let (from, added) = std::mem::take(&mut self.walked);
-        let next = self.marked.range((Excluded(from), Unbounded)).take(LEAST + 2 * added);
+        const MOST: usize = 512;
+        let (from, added) = self.walked;
+        let now = added.min((MOST - LEAST) / 2);
+        let next = self.marked.range((Excluded(from), Unbounded)).take(LEAST + 2 * now);
         let slice: Vec<_> = next.map(|(inode, file)| (*inode, file.birth, file.home)).collect();
         // Behind the last it begins anew.
-        self.walked.0 = slice.last().map_or((0, 0), |(inode, ..)| *inode);
+        self.walked = (slice.last().map_or((0, 0), |(inode, ..)| *inode), added - now);
         slice
     }
 

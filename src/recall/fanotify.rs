@@ -76,16 +76,15 @@ impl Group {
 
     /// Guards the inode behind a descriptor: its opens, and with `accesses` what is read of it.
     pub fn mark(&self, file: impl AsFd, accesses: bool) -> io::Result<()> {
-        self.change(libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM, &file)?;
-        match (accesses && self.pre_access, self.pre_access) {
-            (true, _) => match self.change(libc::FAN_MARK_ADD, FAN_PRE_ACCESS, &file) {
+        if accesses && self.pre_access {
+            match self.change(libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM | FAN_PRE_ACCESS, &file) {
                 // An older kernel, or a file system without it: opens alone carry the feature.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(()),
-                other => other,
-            },
-            (false, true) => self.unmark_bits(FAN_PRE_ACCESS, &file),
-            _ => Ok(()),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
+                other => return other,
+            }
         }
+        self.change(libc::FAN_MARK_ADD, libc::FAN_OPEN_PERM, &file)?;
+        if self.pre_access && !accesses { self.unmark_bits(FAN_PRE_ACCESS, &file) } else { Ok(()) }
     }
 
     /// Guards it no longer.

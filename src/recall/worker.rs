@@ -18,6 +18,7 @@ use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
+use crate::engine::ahead::Ahead;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Progress, Recaller};
 use crate::format::stub::{MarkState, XATTR, looks_like_stub};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub manners: Manners,
 }
 
+/// How many stubs are marked together, while as many are looked for: each is two descriptors.
+const TOGETHER: usize = MOST_FDS / 4;
 /// How many filled files are made durable together, and as many may wait: each holds a descriptor.
 const UNSETTLED: usize = 16;
 /// So long a recall waits for the daemon to make room on the disk, and in the budget, which is no wall.
@@ -311,23 +314,31 @@ impl Worker {
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
         let mut gone = lock(&self.loud).clone();
-        for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
-            let Seen::Entry(path, stat) = seen? else { continue };
-            let large = stat.kind == FileType::File && stat.size > 4096;
-            let fits = large
-                && (stat.blocks <= STUB_BLOCKS
-                    || self.recaller.is_unmended(&path)
-                    || self.recaller.is_recorded_stub(&path));
-            // Gone meanwhile.
-            let Some(found) = fits.then(|| Found::open(tree, &path, first)).flatten() else { continue };
-            marked += 1;
-            gone.remove(&(stat.dev, stat.ino));
-            batch.push(found);
-            if batch.len() == MOST_FDS / 2 {
-                self.mark(&guard, std::mem::take(&mut batch), first)?;
+        // The guard marks one batch while the next is looked for.
+        std::thread::scope(|scope| {
+            let (mut ahead, guard) = (Ahead::new(scope), &guard);
+            for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
+                let Seen::Entry(path, stat) = seen? else { continue };
+                let large = stat.kind == FileType::File && stat.size > 4096;
+                let fits = large
+                    && (stat.blocks <= STUB_BLOCKS
+                        || self.recaller.is_unmended(&path)
+                        || self.recaller.is_recorded_stub(&path));
+                // Gone meanwhile.
+                let Some(found) = (if fits { Found::open(tree, &path, first)? } else { None }) else {
+                    continue;
+                };
+                marked += 1;
+                gone.remove(&(stat.dev, stat.ino));
+                batch.push(found);
+                if batch.len() == TOGETHER {
+                    let found = std::mem::take(&mut batch);
+                    ahead.start(move || self.mark(guard, found, first))?.transpose()?;
+                }
             }
-        }
-        self.mark(&guard, batch, first)?;
+            ahead.wait()?.transpose()?;
+            self.mark(guard, batch, first)
+        })?;
         lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
@@ -376,19 +387,31 @@ impl Found {
     /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
     ///
     /// What its mark tells is not opened, but at first: whoever watches the tree would take that for use.
-    fn open(tree: &Root, path: &RelPath, first: bool) -> Option<Self> {
-        let name = tree.open_name(path).ok()?;
-        let (owner, us) = (rustix::fs::fstat(&name).ok()?.st_uid, rustix::process::geteuid());
-        if !us.is_root() && owner != us.as_raw() {
-            return None;
+    fn open(tree: &Root, path: &RelPath, first: bool) -> Result<Option<Self>> {
+        let Some(name) = unless_short(tree.open_name(path))? else { return Ok(None) };
+        let Ok(stat) = rustix::fs::fstat(&name) else { return Ok(None) };
+        let us = rustix::process::geteuid();
+        if !us.is_root() && stat.st_uid != us.as_raw() {
+            return Ok(None);
         }
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
         if !first && has_mark(&name) {
-            return Some(Self { name, file: None });
+            return Ok(Some(Self { name, file: None }));
         }
-        let file = tree.open_file(path, Access::Read).ok();
-        let is_stub = |file: &File| first_block(file).map_or(true, |block| looks_like_stub(&block));
-        file.as_ref().is_none_or(is_stub).then_some(Self { name, file })
+        let file = unless_short(tree.open_file(path, Access::Read))?;
+        let is_stub = |file: &File| {
+            marked(file).is_ok_and(|mark| mark.is_some())
+                || first_block(file).map_or(true, |block| looks_like_stub(&block))
+        };
+        Ok(file.as_ref().is_none_or(is_stub).then_some(Self { name, file }))
+    }
+}
+
+/// `None` for what is gone, or not ours to read. That we have no descriptors left says nothing of the file.
+fn unless_short<T>(opened: Result<T>) -> Result<Option<T>> {
+    match opened {
+        Err(e) if matches!(e.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => Err(e),
+        opened => Ok(opened.ok()),
     }
 }
 
