@@ -6,6 +6,7 @@
 //! commit until it can.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,16 +19,18 @@ use super::stash::head_of;
 use super::survey::{Change, survey};
 use super::trace::{self, Left};
 use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
+use crate::format::key::Keys;
 use crate::format::stub::{StubHead, looks_like_stub};
 use crate::history::LocalRow;
 use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
-use crate::local::mend::{Verdict, judge, restore_mode, restub};
+use crate::local::mend::{Verdict, judge, judge_open, restore_mode, restub, restub_open};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
@@ -174,6 +177,40 @@ fn sweep_one(
     Ok(try_one(folder, remotes, known, path, stats))
 }
 
+/// Mends an open file that a worker was filling when it died, wherever it lies by now: outside of the folder,
+/// or nowhere. Its openers wait at the guard. What cannot be explained by itself stays as it is.
+pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes, left: Left) -> Result<()> {
+    let block = first_block(file)?;
+    if left == Left::ThisMount && !looks_like_stub(&block) {
+        crate::disk::sync_file(file, Path::new("a file"))?;
+        return clear_mark(file);
+    }
+    let Ok(head) = StubHead::decode(&block, keys, id) else { return Ok(()) };
+    let mut content = None;
+    let verdict = judge_open(file, Task::Fill, &[], &head, keys, &mut |offset, buffer| {
+        original(&mut content, (remotes, keys), &head, offset, buffer)
+    })?;
+    match verdict {
+        Verdict::Explained(seen) => restub_open(file, &head, &block, &seen).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+/// Reads what a file is to hold. The content is opened only when bytes have to be compared: a proper stub
+/// needs no store.
+fn original<'a>(
+    content: &mut Option<Content<'a>>,
+    (remotes, keys): (&'a Remotes, &'a Keys),
+    head: &StubHead,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<()> {
+    if content.is_none() {
+        *content = Some(Content::open(remotes, keys, Some(head.body), head.size)?);
+    }
+    content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
+}
+
 /// Whether a path still names this inode. What cannot be looked at is not looked for either.
 fn lies_at(folder: &Folder, path: &RelPath, ino: u64) -> bool {
     folder.tree().and_then(|tree| tree.stat(path)).map_or(true, |stat| stat.is_some_and(|s| s.ino == ino))
@@ -236,17 +273,13 @@ struct Known<'a> {
 fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &mut MendStats) -> Result<()> {
     let Known { task, item, held } = known;
     let tree = folder.tree()?;
-    // Opened only when bytes have to be compared: a proper stub needs no store.
-    let mut content: Option<Content> = None;
+    let mut content = None;
     if *at == item.path || is_marked(folder, at, item)? {
         restore_mode(tree, at, item.mode)?;
     }
     let known = (at, item.path.name());
     let verdict = judge(tree, task, known, &item.head, &folder.keys, &mut |offset, buffer| {
-        if content.is_none() {
-            content = Some(Content::open(remotes, &folder.keys, Some(item.head.body), item.head.size)?);
-        }
-        content.as_mut().map_or(Ok(()), |c| c.read(offset, buffer))
+        original(&mut content, (remotes, &folder.keys), &item.head, offset, buffer)
     })?;
     let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head, held };
     match verdict {

@@ -67,6 +67,8 @@ pub struct Recaller {
     trace: Mutex<Option<Trace>>,
     /// Inodes that are full and still carry the mark of their filling.
     unsettled: Mutex<HashSet<u64>>,
+    /// What the worker before this one left.
+    left: Left,
     /// Half filled files that could not be mended when this began.
     unmended: HashSet<RelPath>,
 }
@@ -94,6 +96,7 @@ impl Recaller {
             guard,
             trace: Mutex::new(Some(trace)),
             unsettled: Mutex::default(),
+            left,
             unmended: stats.waiting,
             dir: dir.to_path_buf(),
             context,
@@ -214,9 +217,14 @@ impl Recaller {
     }
 
     fn mend(&self, file: &File) -> Result<()> {
-        let Some(path) = self.path_of(file) else { return Ok(()) };
-        let folder = lock(&self.folder);
-        let (remotes, stats) = (self.remotes(), &mut MendStats::default());
+        let remotes = self.remotes();
+        mend::mend_open(file, (&self.keys, self.id), &remotes, self.left)?;
+        // Where its own bytes do not tell, its row may.
+        let Some(path) = self.path_of(file).filter(|_| matches!(self.look(file), Ok(State::Filling(_))))
+        else {
+            return Ok(());
+        };
+        let (folder, stats) = (lock(&self.folder), &mut MendStats::default());
         mend::sweep(&folder, &remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
 
@@ -226,11 +234,18 @@ impl Recaller {
             head,
             progress,
             holes: OnceLock::new(),
-            filling: RwLock::new(None),
+            stage: RwLock::new(Stage::Before),
+            reserved: Mutex::new(false),
             done: Mutex::new((0, Err(Error::Interrupted))),
         };
         let wanted = [Wanted { body: Some(head.body), size: head.size }];
-        let fetched = fetch(remotes, &self.keys, &self.context.cancel, &wanted, &sink);
+        let fetched = std::thread::scope(|scope| {
+            // The mark becomes durable while the content is on its way. What goes wrong hears who writes.
+            if !remotes.online.is_empty() {
+                scope.spawn(|| drop(sink.begin()));
+            }
+            fetch(remotes, &self.keys, &self.context.cancel, &wanted, &sink)
+        });
         match (sink.end(), fetched) {
             // Why it never came to an end.
             (Err(Error::Interrupted), Err(e)) => Err(e),
@@ -339,41 +354,64 @@ fn row(folder: &Folder, path: &RelPath, one: &Filled) -> Result<Option<LocalRow>
         .map(|row| LocalRow { ctime: stat.ctime, residency: Residency::Full, proven: false, ..row }))
 }
 
+/// How far one stub's filling is.
+enum Stage {
+    Before,
+    Begun(Box<Filling>),
+    Over,
+}
+
 /// Writes the pieces of one content into its stub.
 struct One<'a> {
     begin: Begin<'a>,
     head: &'a StubHead,
     progress: Progress<'a>,
     holes: OnceLock<Vec<(u64, u64)>>,
-    filling: RwLock<Option<Filling>>,
+    stage: RwLock<Stage>,
+    reserved: Mutex<bool>,
     done: Mutex<(u64, Result<()>)>,
 }
 
 impl One<'_> {
-    /// Opens the stub at the first piece, so that a content that cannot be had leaves it untouched.
+    /// Takes the stub, once.
     fn begin(&self) -> Result<()> {
-        if self.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
+        if let Stage::Begun(_) = &*self.stage.read().unwrap_or_else(|e| e.into_inner()) {
             return Ok(());
         }
-        let mut filling = self.filling.write().unwrap_or_else(|e| e.into_inner());
-        if filling.is_none() {
-            let begun = (self.begin)()?;
-            begun.reserve(&between(self.head.size, self.holes.get().map_or(&[][..], Vec::as_slice)))?;
-            begun.sync_mark()?;
-            *filling = Some(begun);
+        let mut stage = self.stage.write().unwrap_or_else(|e| e.into_inner());
+        match *stage {
+            Stage::Begun(_) => return Ok(()),
+            Stage::Over => return Err(Error::Interrupted),
+            Stage::Before => {}
+        }
+        let filling = (self.begin)()?;
+        filling.sync_mark()?;
+        *stage = Stage::Begun(Box::new(filling));
+        Ok(())
+    }
+
+    /// Reserves room for all of it, once.
+    fn reserve(&self, filling: &Filling) -> Result<()> {
+        let mut reserved = lock(&self.reserved);
+        if !*reserved {
+            filling.reserve(&between(self.head.size, self.holes.get().map_or(&[][..], Vec::as_slice)))?;
+            *reserved = true;
         }
         Ok(())
     }
 
     fn take(&self) -> Option<Filling> {
-        self.filling.write().unwrap_or_else(|e| e.into_inner()).take()
+        let mut stage = self.stage.write().unwrap_or_else(|e| e.into_inner());
+        match std::mem::replace(&mut *stage, Stage::Over) {
+            Stage::Begun(filling) => Some(*filling),
+            Stage::Before | Stage::Over => None,
+        }
     }
 
     /// How it went; whatever was begun and not finished is a stub again.
     fn end(self) -> Result<()> {
         if let Some(filling) = self.take() {
             filling.abandon()?;
-            return Err(Error::Interrupted);
         }
         self.done.into_inner().unwrap_or_else(|e| e.into_inner()).1
     }
@@ -387,7 +425,8 @@ impl Sink for One<'_> {
 
     fn piece(&self, _: usize, bytes: &[u8], offset: u64) -> Result<()> {
         self.begin()?;
-        if let Some(filling) = self.filling.read().unwrap_or_else(|e| e.into_inner()).as_ref() {
+        if let Stage::Begun(filling) = &*self.stage.read().unwrap_or_else(|e| e.into_inner()) {
+            self.reserve(filling)?;
             filling.write_at(bytes, offset)?;
         }
         let mut done = lock(&self.done);

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::inode::{Exclusive, Target, chmod, clear_mark, marked, punch_tail, set_mtime};
+use super::inode::{Exclusive, Target, chmod, clear_mark, marked, name_of, punch_tail, set_mtime};
 use super::inspect::{State, first_block, read_stub};
 use super::intent::Task;
 use super::read::{next_data, read_full_at};
@@ -61,31 +61,42 @@ pub fn judge(
         Some(stat) if stat.kind != FileType::File => return theirs("it is no longer a regular file"),
         Some(_) => {}
     }
-    let file = root.open_file(path, Access::Read)?;
-    let full = root.full(path);
+    judge_open(&root.open_file(path, Access::Read)?, task, name, head, keys, original)
+}
+
+/// The same for a file that is open, wherever it lies by now.
+pub fn judge_open(
+    file: &File,
+    task: Task,
+    name: &[u8],
+    head: &StubHead,
+    keys: &Keys,
+    original: &mut Original,
+) -> Result<Verdict> {
+    let full = name_of(file);
     let fail = |e: io::Error| Error::io("inspecting", &full, e);
-    let stat = Stat::of(&file).map_err(fail)?;
+    let stat = Stat::of(file).map_err(fail)?;
     let prefix = task == Task::Create && stat.size < head.size;
     if stat.size != head.size && !prefix {
         return theirs("its size was changed");
     }
-    let block = first_block(&file)?;
-    let header = match read_header(&file, &stat, &block, keys, head)? {
+    let block = first_block(file)?;
+    let header = match read_header(file, &stat, &block, keys, head)? {
         // A power cut may keep the room that was reserved for filling and forget the mark that said so.
-        Header::Stub if at_rest(&file, &stat, head)? && stat.blocks * 512 <= KEPT => {
+        Header::Stub if at_rest(file, &stat, head)? && stat.blocks * 512 <= KEPT => {
             return Ok(Verdict::Stub);
         }
         Header::Stub => return Ok(Verdict::Explained(stat.fingerprint())),
         Header::Whole => block,
         Header::None => head.encode(keys, name).to_vec(),
     };
-    let found = Comparison { file: &file, size: stat.size, header: &header, path: &full }.run(original)?;
-    if Stat::of(&file).map_err(fail)?.fingerprint() != stat.fingerprint() {
+    let found = Comparison { file, size: stat.size, header: &header, path: &full }.run(original)?;
+    if Stat::of(file).map_err(fail)?.fingerprint() != stat.fingerprint() {
         return Err(Error::Changed("it is being written to".into()));
     }
     match found {
         Found::Foreign(at) => theirs(&format!("bytes at {at} are neither the content's nor ddr's")),
-        Found::Whole if !prefix => tidy(&file, head, &full).map(|()| Verdict::Intact),
+        Found::Whole if !prefix => tidy(file, head, &full).map(|()| Verdict::Intact),
         _ => Ok(Verdict::Explained(stat.fingerprint())),
     }
 }
@@ -212,9 +223,7 @@ fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
         true => target.same(Exclusive::guarded(&target.root.open_file(target.path, Access::Read)?)?)?,
         false => target.open()?,
     };
-    if held.seen != *expect {
-        return Err(Error::Changed("it changed since it was looked at".into()));
-    }
+    unchanged(&held, expect)?;
     if held.stat.size < target.head.size {
         disk::point(Op::Write)
             .and_then(|()| Ok(rustix::fs::ftruncate(&held.file, target.head.size)?))
@@ -223,20 +232,37 @@ fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
     Ok(held)
 }
 
+fn unchanged(held: &Exclusive, expect: &Fingerprint) -> Result<()> {
+    match held.seen == *expect {
+        true => Ok(()),
+        false => Err(Error::Changed("it changed since it was looked at".into())),
+    }
+}
+
 /// Makes an explained file a proper stub.
 pub fn restub(target: &Target, expect: &Fingerprint) -> Result<Stat> {
     if target.head.size < MIN_STUB {
         return Err(Error::Refused("it is too small for a stub".into()));
     }
-    let mut held = retake(target, expect)?;
-    let mtime = restored_mtime(&held, target.head)?;
-    let mark = InodeMark { mtime, ..InodeMark::of(target.head, MarkState::Stub) };
+    empty(retake(target, expect)?, target.head, &target.block())
+}
+
+/// The same for an open file whose openers all wait at the guard; `block` is the header that it has.
+pub fn restub_open(file: &File, head: &StubHead, block: &[u8], expect: &Fingerprint) -> Result<Stat> {
+    let held = Exclusive::guarded(file)?;
+    unchanged(&held, expect)?;
+    empty(held, head, block)
+}
+
+fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
+    let mtime = restored_mtime(&held, head)?;
+    let mark = InodeMark { mtime, ..InodeMark::of(head, MarkState::Stub) };
     match held.mark(&mark) {
         Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
         _ => held.give_back()?,
     }
-    held.write(&target.block(), 0)?;
-    punch_tail(&held.file, target.head.size, &held.path)?;
+    held.write(block, 0)?;
+    punch_tail(&held.file, head.size, &held.path)?;
     held.settle(mtime)
 }
 

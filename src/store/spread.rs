@@ -4,6 +4,7 @@
 //! next one. Until then it is kept in memory; above a limit everything is flushed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,16 +66,24 @@ impl Spread {
         let has = self.group.who_has(&[sealed.id])?.pop().unwrap_or_default();
         let wanted = self.group.rule().wanted(&content, sealed.kind, has, self.group.at_work());
         for i in wanted.iter() {
-            // Before it is put: whoever flushes meanwhile must not miss it.
-            if lock(&self.waiting[i]).insert(sealed.id, (content, sealed.clone())).is_none() {
-                self.bytes.fetch_add(sealed.payload.len() as u64, Relaxed);
-            }
+            // Before it is put, so that whoever flushes meanwhile does not miss it; and after, for who flushed
+            // in between took it for durable.
+            self.await_flush(i, content, &sealed);
             self.group.members()[i].write(|store| store.put(content, sealed.clone()))?;
+            self.await_flush(i, content, &sealed);
         }
         match wanted.is_empty() && has.is_empty() {
             // Nobody to give it to.
             true => self.group.check(),
             false => Ok(()),
+        }
+    }
+
+    /// Notes that member `i` takes a record which is not durable there yet.
+    fn await_flush(&self, i: usize, content: RecordId, sealed: &Sealed) {
+        if let Entry::Vacant(place) = lock(&self.waiting[i]).entry(sealed.id) {
+            place.insert((content, sealed.clone()));
+            self.bytes.fetch_add(sealed.payload.len() as u64, Relaxed);
         }
     }
 

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -128,6 +129,32 @@ fn workers_killed_under_load_harm_no_reader() {
     guarded.sandbox.ok(&["fsck", "--read-data"]).unwrap();
 }
 
+type Reader<'s> = std::thread::ScopedJoinHandle<'s, std::io::Result<Vec<u8>>>;
+
+/// Opens files and freezes the worker while it fills all of them.
+fn caught<'s>(
+    scope: &'s std::thread::Scope<'s, '_>,
+    guarded: &Guarded,
+    files: &'s [PathBuf],
+) -> Vec<Reader<'s>> {
+    for _ in 0..50 {
+        let readers: Vec<_> = files.iter().map(|path| scope.spawn(move || std::fs::read(path))).collect();
+        let all_filling = || files.iter().all(|path| is_filling(path));
+        wait_until("all are being filled at once, or were", || {
+            all_filling() || readers.iter().all(|reader| reader.is_finished())
+        });
+        guarded.guard().freeze(true);
+        if all_filling() && !readers.iter().any(|reader| reader.is_finished()) {
+            return readers;
+        }
+        // It was too fast.
+        guarded.guard().freeze(false);
+        readers.into_iter().for_each(|reader| drop(reader.join().unwrap().unwrap()));
+        guarded.stash();
+    }
+    panic!("never were all of them being filled at once");
+}
+
 #[test]
 fn what_a_killed_worker_was_filling_comes_by_the_next_one() {
     let Some(guarded) = guarded(&[]) else { return };
@@ -138,25 +165,54 @@ fn what_a_killed_worker_was_filling_comes_by_the_next_one() {
     let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
     std::fs::set_permissions(guarded.at("1"), read_only).unwrap();
     guarded.stash();
-    let large = [guarded.at("0"), guarded.at("1")];
+    let files: Vec<_> = (0..4).map(|i| guarded.at(i.to_string())).collect();
     std::thread::scope(|scope| {
-        let open = |i: usize| {
-            let path = guarded.at(i.to_string());
-            (i, scope.spawn(move || std::fs::read(path)))
-        };
-        let mut readers: Vec<_> = [0, 1].map(open).into_iter().collect();
-        wait_until("both are being filled", || large.iter().all(|path| is_filling(path)));
-        guarded.guard().freeze(true);
-        assert!(large.iter().all(|path| is_filling(path)));
-        readers.extend([2, 3].map(open));
+        let mut readers = caught(scope, &guarded, &files[..2]);
+        readers.extend(files[2..].iter().map(|path| scope.spawn(move || std::fs::read(path))));
         wait_until("all wait", || waiting(&guarded).len() == 4);
         guarded.guard().kill_workers();
-        for (i, reader) in readers {
-            let seen =
-                reader.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}; {:?}", guarded.guard().said()));
-            same(&seen, &noise(i as u64, sizes[i])).unwrap_or_else(|e| panic!("{i}: {e}"));
-        }
+        see_all(&guarded, readers, &sizes);
     });
+}
+
+/// Every reader sees the noise of its number.
+fn see_all(guarded: &Guarded, readers: Vec<Reader>, sizes: &[u64]) {
+    for (i, (reader, size)) in readers.into_iter().zip(sizes).enumerate() {
+        let seen =
+            reader.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}; {:?}", guarded.guard().said()));
+        same(&seen, &noise(i as u64, *size)).unwrap_or_else(|e| panic!("{i}: {e}"));
+    }
+}
+
+#[test]
+fn what_is_moved_away_or_removed_while_it_is_filled_comes_by_the_next_worker() {
+    let Some(guarded) = guarded(&[]) else { return };
+    let (files, sizes) = ([guarded.at("moved"), guarded.at("removed")], [64 << 20; 2]);
+    for (i, path) in files.iter().enumerate() {
+        guarded.write(path, &noise(i as u64, sizes[i]));
+    }
+    guarded.stash();
+    std::thread::scope(|scope| {
+        let readers = caught(scope, &guarded, &files);
+        std::fs::rename(&files[0], guarded.beside().join("moved")).unwrap();
+        std::fs::remove_file(&files[1]).unwrap();
+        guarded.guard().kill_workers();
+        see_all(&guarded, readers, &sizes);
+    });
+}
+
+/// Has `file` half filled by a worker that is killed, together with its guard.
+fn leave_half_filled(guarded: &mut Guarded, file: &Path) {
+    let files = [file.to_path_buf()];
+    std::thread::scope(|scope| {
+        let readers = caught(scope, guarded, &files);
+        let guard = guarded.guard.as_mut().unwrap();
+        guard.kill_workers();
+        guard.kill();
+        // Whatever it saw: there was no guard any more.
+        readers.into_iter().for_each(|reader| drop(reader.join().unwrap()));
+    });
+    guarded.guard = None;
 }
 
 /// A folder whose worker and guard were killed while they filled `file`, and what that holds.
@@ -166,18 +222,7 @@ fn half_filled() -> Option<(Guarded, Vec<u8>)> {
     guarded.write("file", &content);
     guarded.stash();
     let file = guarded.at("file");
-    let reader = std::thread::spawn({
-        let file = file.clone();
-        move || std::fs::read(file).map(drop)
-    });
-    wait_until("the file is being filled", || is_filling(&file));
-    guarded.guard().freeze(true);
-    let guard = guarded.guard.as_mut().unwrap();
-    guard.kill_workers();
-    guard.kill();
-    // Whatever it saw: there was no guard any more.
-    let _ = reader.join().unwrap();
-    guarded.guard = None;
+    leave_half_filled(&mut guarded, &file);
     Some((guarded, content))
 }
 
@@ -192,17 +237,7 @@ fn what_is_half_filled_is_found_where_nobody_noted_that_it_was_stashed() {
     std::fs::copy(&index, &before).unwrap();
     guarded.start(&[]);
     guarded.stash();
-    let reader = std::thread::spawn({
-        let file = file.clone();
-        move || std::fs::read(file).map(drop)
-    });
-    wait_until("the file is being filled", || is_filling(&file));
-    guarded.guard().freeze(true);
-    let guard = guarded.guard.as_mut().unwrap();
-    guard.kill_workers();
-    guard.kill();
-    let _ = reader.join().unwrap();
-    guarded.guard = None;
+    leave_half_filled(&mut guarded, &file);
     // As if whoever stashed it had died before it could write that down.
     for extra in ["history.db-wal", "history.db-shm"] {
         let _ = std::fs::remove_file(guarded.at(".ddr").join(extra));
@@ -282,7 +317,7 @@ fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard()
 /// What a service manager keeps of a guard.
 struct Manager {
     socket: UnixDatagram,
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 impl Manager {
@@ -343,7 +378,7 @@ fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
     guard.wait_for(" guarded (");
     guarded.guard = Some(guard);
     stubs(&guarded, 12);
-    let read = |path: std::path::PathBuf| std::thread::spawn(move || std::fs::read(path));
+    let read = |path: PathBuf| std::thread::spawn(move || std::fs::read(path));
     guarded.guard().freeze(true);
     let first = read(guarded.at("0"));
     wait_until("it waits", || !waiting(&guarded).is_empty());

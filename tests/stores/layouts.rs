@@ -247,6 +247,13 @@ fn an_error_of_the_sink_ends_the_call_and_is_nobodys_fault() {
     }
 }
 
+fn soon(is: impl Fn() -> bool) -> bool {
+    (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        is()
+    })
+}
+
 #[test]
 fn several_threads_may_put_while_others_flush() {
     for Any { label, store, .. } in every_store() {
@@ -256,13 +263,16 @@ fn several_threads_may_put_while_others_flush() {
         }
         std::thread::scope(|s| {
             for t in 0..4u64 {
-                let store = store.as_ref();
+                let (label, store) = (&label, store.as_ref());
                 s.spawn(move || {
                     for n in 0..30 {
                         let record =
                             if n % 9 == 0 { manifest(t * 1000 + n) } else { chunk(t * 25 + n, 3000) };
                         put(store, record.clone()).unwrap();
-                        assert_eq!(store.has(&[record.id]).unwrap(), [true]);
+                        let has = || store.has(&[record.id]).unwrap() == [true];
+                        // A member that is failing just now has it no more, and is counted on for a moment yet.
+                        let fails = label.ends_with("torn") || label.ends_with("full");
+                        assert!(has() || fails && soon(has), "{label}");
                         if n % 15 == t {
                             store.flush().unwrap();
                             assert_reads_back(store, &[record]);

@@ -284,7 +284,7 @@ pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
 /// Whether a file is marked as being filled.
 pub fn is_filling(path: &Path) -> bool {
     let mut mark = [0u8; 256];
-    rustix::fs::getxattr(path, c"user.ddr", &mut mark).is_ok_and(|len| len > 2 && mark[2] == 2)
+    rustix::fs::getxattr(path, c"user.ddr", &mut mark).is_ok_and(|len| len > 1 && mark[1] == 2)
 }
 
 /// Whether a file takes no more room than a stub, and would therefore be one.
