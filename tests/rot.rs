@@ -306,3 +306,34 @@ impl Drill {
         Ok(facts)
     }
 }
+
+/// A damaged batch in the own log keeps what follows out of a new store's log: contents there would have no name.
+#[test]
+fn i1_nothing_is_freed_whose_name_lies_behind_a_gap_in_the_log_of_a_store() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["init", "."]).unwrap();
+    let names = ["one", "two", "three"];
+    for (i, name) in names.iter().enumerate() {
+        let content = crate::support::content::noise(i as u64, 100_000);
+        std::fs::write(sandbox.folder().join(name), content).unwrap();
+        sandbox.ok(&["commit"]).unwrap();
+    }
+    let own = sandbox.folder().join(".ddr/store");
+    let mut logs: Vec<_> =
+        objects(&own).unwrap().into_keys().filter(|name| name.starts_with("log/")).collect();
+    logs.sort();
+    let damaged = own.join(&logs[1]);
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::set_permissions(&damaged, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&damaged, &bytes).unwrap();
+    let store = sandbox.store().into_os_string();
+    let add = ["remote", "add", "--init", "--same-disk", "disk2"].map(OsString::from);
+    sandbox.ok(&[&add[..], &[store]].concat()).unwrap();
+    let output = sandbox.run(&["stash", "."]);
+    assert!(output.code != Some(0) && output.stderr.contains(&logs[1]), "{}{}", output.stdout, output.stderr);
+    let is_stub =
+        |name: &str| ddr::format::stub::looks_like_stub(&std::fs::read(sandbox.folder().join(name)).unwrap());
+    assert_eq!(names.map(is_stub), [true, false, false]);
+}

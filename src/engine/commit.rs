@@ -20,7 +20,7 @@ use crate::base::id::{ContentId, FolderId, OriginId};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::Time;
-use crate::history::log::{self, Identity};
+use crate::history::log::{self, CopyStats, Identity};
 use crate::history::{Head, History, LocalRow};
 use crate::local::stat::Stat;
 use crate::model::entry::{Dot, Entry, FileKind, Op, Version, next_hlc};
@@ -264,8 +264,10 @@ impl<'a> Committer<'a> {
         )?;
         for target in &self.targets.remotes {
             // One that fails catches up at the next contact; whether enough are left, the next flush tells.
-            if target.member.write(|_| put_objects(target, &done.objects))? {
-                set_pushed(self.history, target, self.identity.origin(), done.tail.number)?;
+            let put = target.member.write(|_| put_objects(target, &done.objects))?;
+            let origin = self.identity.origin();
+            if put && behind::pushed(self.history, target.packs.id(), origin)? == batch.tail.number {
+                set_pushed(self.history, target, origin, done.tail.number)?;
             }
         }
         Ok(())
@@ -462,16 +464,24 @@ pub fn sync_logs(folder: &mut Folder, remotes: &Remotes) -> Result<()> {
         folder.pull_logs(remote.packs.bucket().as_ref())?;
     }
     for remote in others() {
-        let bucket = remote.packs.bucket().as_ref();
-        let push = |_: &dyn Store| log::copy_missing(folder.own.as_ref(), bucket, folder.id).map(drop);
+        let (bucket, mut copied) = (remote.packs.bucket().as_ref(), CopyStats::default());
+        let push = |_: &dyn Store| {
+            copied = log::copy_missing(folder.own.as_ref(), bucket, folder.id)?;
+            Ok(())
+        };
         if !remote.member.write(push)? {
             remote.tell_out(folder);
             continue;
         }
+        for (name, error) in &copied.problems {
+            folder.context.progress.note(&format!("{name}: {error}; `ddr fsck` says more"));
+        }
         let origin = folder.origin();
         behind::set_met(&mut folder.history, remote.packs.id(), origin)?;
         for dot in folder.history.knowledge()? {
-            set_pushed(&mut folder.history, remote, dot.origin, dot.number)?;
+            // What the index knows may be lost in the log, or lie behind a gap.
+            let reached = copied.reached.get(&dot.origin).map_or(0, |reached| dot.number.min(*reached));
+            set_pushed(&mut folder.history, remote, dot.origin, reached)?;
         }
     }
     Ok(())

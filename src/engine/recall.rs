@@ -147,22 +147,14 @@ impl Recaller {
     /// Fills the stub open as `file`; `None` if the file is full. At most one call at a time for one file.
     /// With `cold` its being read does not count as use.
     pub fn recall(&self, file: File, cold: bool, progress: Progress) -> Result<Option<Filled>> {
-        let begun = Instant::now();
-        let mut state = self.look(&file)?;
-        while let State::Filling(_) = state {
-            if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) {
+        let state = match self.look(&file)? {
+            State::Filling(_) if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) => {
                 return Ok(None);
             }
             // Left by a worker that died, and could not be mended when this one began.
-            self.mend(&file)?;
-            state = self.look(&file)?;
-            if matches!(state, State::Filling(_)) {
-                if begun.elapsed() > MENDING {
-                    break;
-                }
-                std::thread::sleep(MENDING / 50);
-            }
-        }
+            State::Filling(_) => self.mended(&file)?,
+            state => state,
+        };
         let head = match state {
             State::Full => return Ok(None),
             State::Stub(head) => head,
@@ -216,16 +208,38 @@ impl Recaller {
         inspect(file, &stat, &self.keys, self.id)
     }
 
-    fn mend(&self, file: &File) -> Result<()> {
-        let remotes = self.remotes();
-        mend::mend_open(file, (&self.keys, self.id), &remotes, self.left)?;
+    /// What a half filled file is after mending. A command may be mending it at the moment, and packs come and
+    /// go: it is tried for a while, and with the stores opened anew.
+    fn mended(&self, file: &File) -> Result<State> {
+        let (begun, mut reopened) = (Instant::now(), false);
+        loop {
+            let remotes = self.remotes();
+            let tried = self.mend(file, &remotes);
+            let state = self.look(file)?;
+            match tried {
+                _ if !matches!(state, State::Filling(_)) => return Ok(state),
+                Ok(()) | Err(Error::Changed(_)) if begun.elapsed() < MENDING => {
+                    std::thread::sleep(MENDING / 50);
+                }
+                Ok(()) => return Ok(state),
+                Err(e) if reopened => return Err(e),
+                Err(e) => {
+                    self.reopened(&e, &remotes)?.ok_or(e)?;
+                    reopened = true;
+                }
+            }
+        }
+    }
+
+    fn mend(&self, file: &File, remotes: &Remotes) -> Result<()> {
+        mend::mend_open(file, (&self.keys, self.id), remotes, self.left)?;
         // Where its own bytes do not tell, its row may.
         let Some(path) = self.path_of(file).filter(|_| matches!(self.look(file), Ok(State::Filling(_))))
         else {
             return Ok(());
         };
         let (folder, stats) = (lock(&self.folder), &mut MendStats::default());
-        mend::sweep(&folder, &remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
+        mend::sweep(&folder, remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
 
     fn fill(&self, remotes: &Remotes, begin: Begin, head: &StubHead, progress: Progress) -> Result<()> {
@@ -275,19 +289,18 @@ impl Recaller {
     }
 
     /// Makes filled files durable, takes their marks away and notes them as full. After an error it may be
-    /// called again for the same files.
+    /// called again for the same files. One that cannot be unmarked (immutable by now, or another's) is
+    /// reported and let go: its mark explains it.
     pub fn settle(&self, filled: &[Filled]) -> Result<()> {
         if filled.is_empty() {
             return Ok(());
         }
         disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
         for one in filled {
-            clear_mark(&one.file)?;
-            if let Some(atime) = one.cold {
-                set_atime(&one.file, atime)?;
-            }
-            if let Some(ino) = inode(&one.file) {
-                lock(&self.unsettled).remove(&ino);
+            let back = |atime| set_atime(&one.file, atime);
+            match clear_mark(&one.file).and_then(|()| one.cold.map_or(Ok(()), back)) {
+                Ok(()) => drop(inode(&one.file).map(|ino| lock(&self.unsettled).remove(&ino))),
+                Err(e) => eprintln!("ddr: {e}; it is whole, but `ddr stash` will not take it"),
             }
         }
         // An index: the next commit finds by the bytes what is not noted here.

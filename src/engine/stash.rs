@@ -119,6 +119,8 @@ impl Run {
                 "this folder makes no stubs while on-demand access is off (stash.guard); start the guard with: sudo ddr guard DIR, or pass --unguarded".into(),
             ));
         }
+        // One that refuses us would do so after everything was placed.
+        guard_now(folder.guard.as_ref(), folder.id)?;
         let need = required_copies(folder, &remotes, copies)?;
         Ok(Self { remotes, need, pinned: Pinned::of(folder)? })
     }
@@ -498,8 +500,9 @@ impl Freeing {
                 Some((c, Item { path: c.row.path.clone(), head, mode: c.row.mode, ino: Some(c.row.ino) }))
             })
             .unzip();
-        let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
+        // A guard that refuses us leaves nothing to be mended.
         let guard = guard_now(s.guard.as_ref(), s.folder)?;
+        let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
         let held = Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
         let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i], held.file(i)?));
         // Whoever waits may have it now: what is not durable yet is explained by the intent.

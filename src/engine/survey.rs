@@ -239,7 +239,7 @@ pub fn row_of(folder: &Folder, path: &RelPath) -> Result<Option<LocalRow>> {
 pub fn as_it_is(folder: &Folder, path: &RelPath, stat: &Stat, row: LocalRow) -> Result<LocalRow> {
     let filled = row.residency == Residency::Stub
         && differs(stat, &row) == Change::Touched
-        && !is_stub(folder, path, stat)?;
+        && is_full(folder, path, stat);
     let residency = if filled { Residency::Full } else { row.residency };
     Ok(LocalRow { residency, ..row })
 }
@@ -274,6 +274,12 @@ pub fn likely_row(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<Option
     }
     let residency = if is_stub(folder, path, stat)? { Residency::Stub } else { Residency::Full };
     Ok(Some(local_row(path.clone(), head.dot, v, stat, residency, false)))
+}
+
+/// What cannot be looked at, or is neither, is not known to be full.
+fn is_full(folder: &Folder, path: &RelPath, stat: &Stat) -> bool {
+    let look = || inspect(&folder.tree()?.open_file(path, Access::Read)?, stat, &folder.keys, folder.id);
+    stat.kind == FileType::File && look().is_ok_and(|state| state == State::Full)
 }
 
 fn is_stub(folder: &Folder, path: &RelPath, stat: &Stat) -> Result<bool> {

@@ -88,6 +88,8 @@ pub struct CopyStats {
     pub entries: u64,
     /// Objects that were not copied, by name, and why.
     pub problems: Vec<(String, Error)>,
+    /// Per origin, up to which entry the target has all from the first on.
+    pub reached: BTreeMap<OriginId, u64>,
 }
 
 /// The log objects of every origin in a bucket, by position. Gaps and overlaps are for the reader
@@ -188,6 +190,9 @@ pub fn copy_missing(from: &dyn Bucket, to: &dyn Bucket, folder: FolderId) -> Res
         let present = there.remove(origin).unwrap_or_default();
         Copier::new(to, origin, &mut stats).run(from, folder, objects, &present)?;
     }
+    for (origin, objects) in &there {
+        stats.reached.insert(*origin, gapless(objects.iter().map(|o| (o.from, o.to)).collect()));
+    }
     stats.problems.extend(here.odd.iter().map(|(name, _)| (name.clone(), survey::odd_name(name))));
     Ok(stats)
 }
@@ -213,15 +218,30 @@ struct Copier<'a> {
     /// Verified, and not put yet.
     waiting: Vec<(String, Vec<u8>)>,
     bytes: usize,
+    /// First and last entry of what the target has by now.
+    there: Vec<(u64, u64)>,
 }
 
 impl<'a> Copier<'a> {
     fn new(to: &'a dyn Bucket, origin: &'a OriginId, stats: &'a mut CopyStats) -> Self {
-        Self { to, origin, stats, waiting: Vec::new(), bytes: 0 }
+        Self { to, origin, stats, waiting: Vec::new(), bytes: 0, there: Vec::new() }
     }
 
     fn run(
         mut self,
+        from: &dyn Bucket,
+        folder: FolderId,
+        objects: &[LogObject],
+        present: &[LogObject],
+    ) -> Result<()> {
+        self.there = present.iter().map(|o| (o.from, o.to)).collect();
+        let copied = self.copy(from, folder, objects, present);
+        self.stats.reached.insert(*self.origin, gapless(self.there));
+        copied
+    }
+
+    fn copy(
+        &mut self,
         from: &dyn Bucket,
         folder: FolderId,
         objects: &[LogObject],
@@ -268,6 +288,7 @@ impl<'a> Copier<'a> {
                     self.stats.entries += batch.entries.len() as u64;
                     self.bytes += bytes.len();
                     self.waiting.push((object.name.clone(), bytes));
+                    self.there.push((object.from, object.to));
                     if self.bytes >= TOGETHER {
                         self.put()?;
                     }
@@ -307,6 +328,13 @@ impl<'a> Copier<'a> {
     fn problem(&mut self, name: &str, error: Error) {
         self.stats.problems.push((name.to_string(), error));
     }
+}
+
+/// Up to which entry these objects (first, last) have all from the first on.
+fn gapless(mut objects: Vec<(u64, u64)>) -> u64 {
+    objects.sort_unstable();
+    let more = |last: u64, (from, to): (u64, u64)| (from <= last.saturating_add(1)).then_some(last.max(to));
+    objects.into_iter().try_fold(0, |last, object| more(last, object).ok_or(last)).unwrap_or_else(|last| last)
 }
 
 /// Reads and verifies one object; `prev` is the hash it must be chained to, where it is known.

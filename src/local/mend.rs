@@ -254,16 +254,21 @@ pub fn restub_open(file: &File, head: &StubHead, block: &[u8], expect: &Fingerpr
     empty(held, head, block)
 }
 
+/// The mark comes last, and after the rest is durable: as long as it says that the file is being filled, it
+/// explains every state in between, where no intent does.
 fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
-    let mtime = restored_mtime(&held, head)?;
-    let mark = InodeMark { mtime, ..InodeMark::of(head, MarkState::Stub) };
-    match held.mark(&mark) {
-        Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
-        _ => held.give_back()?,
-    }
+    let mark = marked(&held.file)?.filter(|m| m.body == head.body.id);
+    let mtime = mark.map_or(head.mtime, |m| m.mtime);
     held.write(block, 0)?;
     punch_tail(&held.file, head.size, &held.path)?;
-    held.settle(mtime)
+    held.settle(mtime)?;
+    if mark.is_some_and(|mark| mark.state == MarkState::Filling) {
+        disk::sync_file(&held.file, &held.path)?;
+    }
+    match held.mark(&InodeMark { mtime, ..InodeMark::of(head, MarkState::Stub) }) {
+        Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
+        _ => Stat::of(&held.file).map_err(|e| Error::io("inspecting", &held.path, e)),
+    }
 }
 
 /// Makes an explained file of any size the full file.

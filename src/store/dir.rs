@@ -96,16 +96,26 @@ impl DirBucket {
     }
 
     /// Makes way for objects that are about to come, if they are of the kind that frees room in the end:
-    /// history, holds, gc's marks. Contents never get what is set aside.
-    pub fn make_way<'n>(&self, objects: impl Iterator<Item = (&'n str, u64)>) {
-        let mut need = 0u64;
+    /// history, holds, gc's marks. Contents never get what is set aside: they are refused (`NoSpace`) where they
+    /// would take what was given of it.
+    pub fn make_way<'n>(&self, objects: impl Iterator<Item = (&'n str, u64)>) -> Result<()> {
+        let (mut need, mut has_content) = (0u64, false);
         for (name, bytes) in objects {
-            if is_content(name) {
-                return;
-            }
-            need = need.saturating_add(bytes.next_multiple_of(4096));
+            has_content |= is_content(name);
+            need = need.saturating_add(bytes.checked_next_multiple_of(4096).unwrap_or(u64::MAX));
         }
-        self.reserve().give(need);
+        match has_content {
+            true if self.reserve().is_needed_beside(need) => Err(self.is_full()),
+            true => Ok(()),
+            false => {
+                self.reserve().give(need);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_full(&self) -> Error {
+        Error::NoSpace(format!("but for what frees some, in {}", self.path.display()))
     }
 
     /// What fails together with it.
@@ -308,7 +318,7 @@ impl Bucket for DirBucket {
     fn put(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
         check_name(name)?;
         self.check_root()?;
-        self.make_way([(name, parts.iter().map(|p| p.len() as u64).sum())].into_iter());
+        self.make_way([(name, parts.iter().map(|p| p.len() as u64).sum())].into_iter())?;
         let mut upload = self.upload()?;
         upload.append(parts)?;
         self.publish(vec![(name.into(), upload)])
@@ -320,7 +330,7 @@ impl Bucket for DirBucket {
         objects.iter().try_for_each(|(name, _)| check_name(name))?;
         self.check_root()?;
         for some in objects.chunks(TOGETHER) {
-            self.make_way(some.iter().map(|(name, bytes)| (name.as_str(), bytes.len() as u64)));
+            self.make_way(some.iter().map(|(name, bytes)| (name.as_str(), bytes.len() as u64)))?;
             let write = |(name, bytes): &(String, Vec<u8>)| {
                 let mut upload = self.upload()?;
                 upload.append(&[bytes])?;

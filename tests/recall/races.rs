@@ -204,3 +204,23 @@ fn a_killed_reader_leaves_nothing_behind() {
     guarded.guard().freeze(false);
     assert!(std::fs::read(guarded.at("file")).unwrap() == noise(1, 1 << 20));
 }
+
+#[test]
+fn files_that_may_not_be_touched_after_their_recall_hold_nobody_up() {
+    let Some(guarded) = guarded(&[]) else { return };
+    let count = 60;
+    for i in 0..count {
+        guarded.write(i.to_string(), &noise(i, 20_000));
+    }
+    guarded.stash();
+    let chattr = |flag: &str, i: u64| {
+        let mut command = std::process::Command::new("chattr");
+        assert!(command.arg(flag).arg(guarded.at(i.to_string())).status().unwrap().success());
+    };
+    // More than are settled together, each before it can be.
+    (0..20).for_each(|i| chattr("+i", i));
+    for i in 0..count {
+        assert!(std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, 20_000), "{i}");
+    }
+    (0..20).for_each(|i| chattr("-i", i));
+}

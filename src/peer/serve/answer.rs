@@ -157,7 +157,7 @@ impl Put<'_> {
                 check::name(&object.name)?;
             }
         }
-        self.served.bucket.make_way(objects.iter().map(|o| (o.name.as_str(), o.size)));
+        self.served.bucket.make_way(objects.iter().map(|o| (o.name.as_str(), o.size)))?;
         let mut coming = Vec::with_capacity(objects.len());
         for object in objects {
             coming.push(self.begin(object, again)?);
@@ -294,7 +294,14 @@ impl Put<'_> {
         while upload.len() < object.size {
             let bytes = self.incoming.next()?;
             hasher.update(&bytes);
-            upload.append(&[&bytes])?;
+            match upload.append(&[&bytes]) {
+                Err(e @ Error::NoSpace(_)) => {
+                    // Kept for another attempt, it would keep the disk full.
+                    upload.discard();
+                    return Err(e);
+                }
+                appended => appended?,
+            }
             *owed += bytes.len() as u64;
             self.session.give_back(bytes);
             if *owed >= GRANT {

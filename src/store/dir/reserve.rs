@@ -74,9 +74,12 @@ impl Reserve<'_> {
         self.facts().map_or(0, |facts| facts.missing())
     }
 
-    /// Whether what is free is not more than what must stay so.
-    pub fn is_needed(&self) -> bool {
-        self.facts().is_ok_and(|facts| facts.missing() > facts.free)
+    /// Whether `need` bytes more would leave less free than must stay so.
+    pub fn is_needed_beside(&self, need: u64) -> bool {
+        self.facts().is_ok_and(|facts| {
+            let missing = facts.missing();
+            missing > 0 && missing.saturating_add(need) > facts.free
+        })
     }
 
     /// Makes it, or fills it up, where there is room for that.
@@ -91,9 +94,10 @@ impl Reserve<'_> {
         }
     }
 
-    /// Gives so much of it that `need` bytes and some more can be written.
+    /// Gives so much of it that `need` bytes and some more can be written; nothing where all of it is not enough.
     pub fn give(&self, need: u64) {
-        self.facts().into_iter().for_each(|facts| self.give_of(&facts, need));
+        let helps = |facts: &Facts| facts.free.saturating_add(facts.len.unwrap_or(0)) >= need;
+        self.facts().into_iter().filter(helps).for_each(|facts| self.give_of(&facts, need));
     }
 
     /// Gives all of it if the disk is nearly full.

@@ -132,8 +132,8 @@ impl DirBucket {
         objects.iter_mut().for_each(|(_, upload)| upload.keeps = false);
         self.check_root()?;
         let has_content = objects.iter().any(|(name, _)| is_content(name));
-        if has_content && self.reserve().is_needed() {
-            return Err(Error::NoSpace(format!("but for what frees some, in {}", self.path.display())));
+        if has_content && self.reserve().is_needed_beside(0) {
+            return Err(self.is_full());
         }
         sync_all(&objects)?;
         // Renames in one directory stay in order by themselves.
