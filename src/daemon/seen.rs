@@ -88,9 +88,10 @@ impl Seen {
 
     fn note_burst(&mut self, burst: Burst) {
         match self.uses.bursts.iter_mut().find(|(first, _)| *first == burst.0) {
-            Some((_, last)) => *last = burst.1,
+            Some((_, last)) => *last = burst.1.max(*last),
             None => {
-                self.uses.opened.retain(|_, at| *at < burst.0);
+                // One that is put back may be over for long.
+                self.uses.opened.retain(|_, at| *at < burst.0 || *at > burst.1);
                 self.uses.bursts.push(burst);
             }
         }
@@ -201,7 +202,11 @@ impl Seen {
         if uses.is_empty() {
             return;
         }
-        self.uses.opened.extend(uses.opened);
+        for (path, at) in uses.opened {
+            // Opened once more meanwhile: that is the later one.
+            let known = self.uses.opened.entry(path).or_insert(at);
+            *known = at.max(*known);
+        }
         uses.bursts.into_iter().for_each(|burst| self.note_burst(burst));
         self.opened_since.get_or_insert(now);
     }
@@ -278,6 +283,7 @@ mod tests {
         assert_eq!((seen.opened_since(), seen.take_uses().opened.len()), (Some(secs(3)), MAX_OPENED));
         assert_eq!(seen.opened_since(), None);
     }
+
     #[test]
     fn a_burst_takes_back_what_it_began_with_and_no_more() {
         let mut seen = Seen::default();
@@ -285,12 +291,37 @@ mod tests {
         seen.open(path("mine"), secs(10));
         (0..100).for_each(|n| seen.open(path(&format!("f{n}")), secs(20 + n / 10)));
         seen.open(path("later"), secs(60));
-        let uses = seen.take_uses();
-        let mut opened: Vec<String> = uses.opened.keys().map(|p| p.to_string()).collect();
+        assert_eq!(told(seen.take_uses()), (words(&["later 60", "mine 10"]), vec![(secs(20), secs(29))]));
+    }
+
+    #[test]
+    fn what_is_put_back_takes_nothing_from_what_came_since() {
+        for (goes_on, end) in [(true, 24), (false, 20)] {
+            let mut seen = Seen::default();
+            seen.set_burst_limit(20);
+            let many = |seen: &mut Seen, at| (0..100).for_each(|n| seen.open(path(&format!("f{n}")), at));
+            seen.open(path("mine"), secs(10));
+            many(&mut seen, secs(20));
+            let uses = seen.take_uses();
+            if goes_on {
+                many(&mut seen, secs(end));
+            }
+            seen.open(path("later"), secs(60));
+            seen.open(path("mine"), secs(61));
+            seen.put_back(uses, secs(62));
+            let expected = (words(&["later 60", "mine 61"]), vec![(secs(20), secs(end))]);
+            assert_eq!(told(seen.take_uses()), expected);
+        }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| word.to_string()).collect()
+    }
+
+    /// What was opened and when, in order, and the bursts.
+    fn told(uses: Uses) -> (Vec<String>, Vec<Burst>) {
+        let mut opened: Vec<_> = uses.opened.iter().map(|(p, at)| format!("{p} {}", at.as_secs())).collect();
         opened.sort();
-        assert_eq!(
-            (opened, uses.bursts),
-            (vec!["later".to_string(), "mine".into()], vec![(secs(20), secs(29))])
-        );
+        (opened, uses.bursts)
     }
 }

@@ -15,10 +15,15 @@ use crate::model::policy::bursts::Bursts;
 /// Name of the fact.
 const BURSTS: &str = "bursts";
 
+/// What lies ahead of the clock is no use that anybody believes.
+const PUT: &str = "INSERT INTO used VALUES (?1, ?2, ?3) ON CONFLICT (path) DO UPDATE
+    SET used_s = excluded.used_s, used_ns = excluded.used_ns
+    WHERE (excluded.used_s, excluded.used_ns) > (used_s, used_ns) OR used_s > ?4";
+
 const PAGED: &str = "SELECT path, used_s, used_ns FROM used WHERE path > ?1 ORDER BY path LIMIT 4096";
 
 impl History {
-    /// Remembers that these paths were used then, in one transaction.
+    /// Remembers that these paths were used then, in one transaction; a later use that is known stays.
     pub fn put_used<'p>(&mut self, paths: impl IntoIterator<Item = &'p RelPath>, at: Time) -> Result<()> {
         self.put_uses(paths.into_iter().map(|path| (path, at)))
     }
@@ -26,10 +31,10 @@ impl History {
     /// The same, each at its own time.
     pub fn put_uses<'p>(&mut self, uses: impl IntoIterator<Item = (&'p RelPath, Time)>) -> Result<()> {
         self.write(|conn, _| {
-            let mut put =
-                conn.prepare_cached("INSERT OR REPLACE INTO used VALUES (?1, ?2, ?3)").map_err(db)?;
+            let mut put = conn.prepare_cached(PUT).map_err(db)?;
+            let now = Time::now().secs;
             for (path, at) in uses {
-                put.execute(params![path.as_bytes(), at.secs, at.nanos]).map_err(db)?;
+                put.execute(params![path.as_bytes(), at.secs, at.nanos, now]).map_err(db)?;
             }
             Ok(())
         })

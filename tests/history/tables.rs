@@ -137,6 +137,22 @@ fn a_database_of_a_newer_ddr_is_left_alone() {
 }
 
 #[test]
+fn a_use_that_is_told_late_does_not_undo_a_newer_one() {
+    let mut db = Db::new();
+    let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
+    let far = ddr::base::units::Time::now().secs + 1000;
+    let paths = [path("a")];
+    for (told, known) in [(5, 5), (3, 5), (6, 6), (far, far), (7, 7)] {
+        db.history.put_used(&paths, at(told)).unwrap();
+        assert_eq!(
+            db.history.used(&paths[0]).unwrap(),
+            Some(at(known)),
+            "a clock that was ahead is forgotten"
+        );
+    }
+}
+
+#[test]
 fn what_was_seen_used_is_found_in_path_order_across_pages() {
     let mut db = Db::new();
     let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
