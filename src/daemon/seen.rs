@@ -197,6 +197,12 @@ impl Seen {
         std::mem::take(&mut self.uses)
     }
 
+    /// What was opened tells nothing; nor is it the beginning of a burst.
+    pub fn discard_uses(&mut self) {
+        self.take_uses();
+        self.run = Run::default();
+    }
+
     /// It could not be written down, and waits on.
     pub fn put_back(&mut self, uses: Uses, now: Duration) {
         if uses.is_empty() {
@@ -292,6 +298,17 @@ mod tests {
         (0..100).for_each(|n| seen.open(path(&format!("f{n}")), secs(20 + n / 10)));
         seen.open(path("later"), secs(60));
         assert_eq!(told(seen.take_uses()), (words(&["later 60", "mine 10"]), vec![(secs(20), secs(29))]));
+    }
+
+    #[test]
+    fn what_is_discarded_is_not_the_beginning_of_a_burst() {
+        let mut seen = Seen::default();
+        seen.set_burst_limit(20);
+        (0..30).for_each(|n| seen.open(path(&format!("f{n}")), secs(20)));
+        seen.discard_uses();
+        assert_eq!(seen.opened_since(), None);
+        seen.open(path("mine"), secs(21));
+        assert_eq!(told(seen.take_uses()), (words(&["mine 21"]), vec![]));
     }
 
     #[test]
