@@ -128,33 +128,11 @@ impl Seen {
         self.changed.values().map(|span| span.ripe(settle)).min()
     }
 
-    /// The paths that have.
-    #[cfg(test)]
+    /// The paths that have; who waits longest comes first.
     pub fn ripe(&self, settle: Duration, now: Duration) -> Vec<RelPath> {
-        let ripe = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now);
-        ripe.map(|(path, _)| path.clone()).collect()
-    }
-
-    /// Of the paths that have, as many as have `most` bytes together, one at least; who waits longest comes first.
-    pub fn some_ripe(
-        &self,
-        settle: Duration,
-        now: Duration,
-        most: u64,
-        size: impl Fn(&RelPath) -> u64,
-    ) -> Vec<RelPath> {
         let mut ripe: Vec<_> = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now).collect();
         ripe.sort_by_key(|(_, span)| span.first);
-        let mut bytes = 0u64;
-        let fits = |(path, _): &(&RelPath, &Span)| {
-            let was = bytes;
-            bytes = bytes.saturating_add(size(path));
-            was < most
-        };
-        let mut some: Vec<RelPath> =
-            ripe.into_iter().take_while(fits).map(|(path, _)| path.clone()).collect();
-        some.sort();
-        some
+        ripe.into_iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// These paths were committed by a run that began at `since`; what changed meanwhile waits on.
@@ -218,6 +196,19 @@ impl Seen {
     }
 }
 
+/// The first of these paths, as many as have `most` bytes together, one at least; in order.
+pub fn slice(paths: Vec<RelPath>, most: u64, size: impl Fn(&RelPath) -> u64) -> Vec<RelPath> {
+    let mut bytes = 0u64;
+    let fits = |path: &RelPath| {
+        let was = bytes;
+        bytes = bytes.saturating_add(size(path));
+        was < most
+    };
+    let mut some: Vec<RelPath> = paths.into_iter().take_while(fits).collect();
+    some.sort();
+    some
+}
+
 impl Span {
     fn ripe(&self, settle: Duration) -> Duration {
         (self.last + settle).min(self.first + settle * PATIENCE)
@@ -257,7 +248,9 @@ mod tests {
         for (n, name) in ["z", "a", "m"].iter().enumerate() {
             seen.change(path(name), secs(n as u64));
         }
-        let some = |most| seen.some_ripe(secs(1), secs(60), most, |_| 10);
+        let ripe = seen.ripe(secs(1), secs(60));
+        assert_eq!(ripe, [path("z"), path("a"), path("m")]);
+        let some = |most| slice(ripe.clone(), most, |_| 10);
         assert_eq!(some(11), [path("a"), path("z")], "the longest waiting, in order");
         assert_eq!((some(1), some(100).len()), (vec![path("z")], 3));
     }

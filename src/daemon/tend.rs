@@ -16,6 +16,7 @@ use super::beside::{Beside, ECHO};
 use super::clock::{self, Moment};
 use super::log::Log;
 use super::memory;
+use super::seen::slice;
 use super::settings::{Settings, stamp};
 use super::state::{State, Told, wall};
 use super::triggers::{self, Done, Facts, Next, Work};
@@ -443,12 +444,16 @@ impl Tending {
 
     /// Settled changes; only some where room may run short meanwhile.
     fn ripe(&self, settings: &Settings, since: Duration) -> Vec<RelPath> {
+        // The watcher, which must not wait for the disk, has its list back before anything is measured.
+        let ripe = self.tended.ear.seen().ripe(settings.settle, since);
         let most = if settings.water.is_some() { SLICE } else { u64::MAX };
         let root = &self.tended.root;
+        // A directory that was moved here counts as little, however much is in it: it is one path, which is
+        // committed at once or not at all, and what was in the tree before takes no room that it had not.
         let size = |path: &RelPath| {
             std::fs::symlink_metadata(root.join(path.as_path())).map_or(0, |meta| meta.len())
         };
-        self.tended.ear.seen().some_ripe(settings.settle, since, most, size)
+        slice(ripe, most, size)
     }
 
     fn follow(&mut self, outcome: &Outcome) {
