@@ -3,3 +3,4 @@
 mod home;
 mod plans;
 mod shipped;
+mod slices;

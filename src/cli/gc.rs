@@ -24,7 +24,7 @@ pub struct GcArgs {
 
 /// Runs gc and says what it did per store; exit code 13 if a store could not be looked at.
 pub fn run(session: &Session, args: &GcArgs) -> Result<()> {
-    let mut folder = session.relieve()?;
+    let mut folder = session.relieve(args.dry_run)?;
     let grace = args.grace.as_deref().map(units::parse_duration).transpose()?;
     let options = GcOptions { dry_run: args.dry_run, grace, take_over: args.take_over, owned: false };
     let (all, offline) = gc(&mut folder, &options)?;

@@ -51,7 +51,7 @@ pub struct PruneArgs {
 
 /// Prunes and says what went.
 pub fn run(session: &Session, args: &PruneArgs) -> Result<()> {
-    let mut folder = session.relieve()?;
+    let mut folder = session.relieve(args.dry_run)?;
     let paths = match args.paths.is_empty() {
         true => vec![RelPath::root()],
         false => session.paths(&folder, &args.paths)?,

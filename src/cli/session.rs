@@ -63,9 +63,10 @@ impl Session {
         self.open(&locate(&self.cwd)?, Access::Write)
     }
 
-    /// The same for what frees room in the end, which works on a disk that is full.
-    pub fn relieve(&self) -> Result<Folder> {
-        self.open(&locate(&self.cwd)?, Access::Relieve)
+    /// The same for what frees room in the end, which works on a disk that is full; a dry run frees none, and
+    /// gets nothing of what is set aside for that.
+    pub fn relieve(&self, dry_run: bool) -> Result<Folder> {
+        self.open(&locate(&self.cwd)?, if dry_run { Access::Write } else { Access::Relieve })
     }
 
     /// The folder around the working directory, opened to look.

@@ -49,7 +49,7 @@ pub fn run(session: &Session, args: &StashArgs) -> Result<()> {
 }
 
 fn open(session: &Session, args: &StashArgs) -> Result<Folder> {
-    let mut folder = session.relieve()?;
+    let mut folder = session.relieve(args.dry_run)?;
     if args.unguarded {
         folder.config.stash.guard = NeedGuard::Optional;
     }

@@ -4,6 +4,7 @@
 //! lock only while it works and gives way to any command that waits for it, and that a stop at any moment
 //! loses nothing. What is due when, `triggers` decides; what happened in the tree, `seen` keeps.
 
+pub mod beside;
 pub mod clock;
 pub mod log;
 pub mod memory;

@@ -88,9 +88,10 @@ impl Seen {
 
     fn note_burst(&mut self, burst: Burst) {
         match self.uses.bursts.iter_mut().find(|(first, _)| *first == burst.0) {
-            Some((_, last)) => *last = burst.1,
+            Some((_, last)) => *last = burst.1.max(*last),
             None => {
-                self.uses.opened.retain(|_, at| *at < burst.0);
+                // One that is put back may be over for long.
+                self.uses.opened.retain(|_, at| *at < burst.0 || *at > burst.1);
                 self.uses.bursts.push(burst);
             }
         }
@@ -127,33 +128,11 @@ impl Seen {
         self.changed.values().map(|span| span.ripe(settle)).min()
     }
 
-    /// The paths that have.
-    #[cfg(test)]
+    /// The paths that have; who waits longest comes first.
     pub fn ripe(&self, settle: Duration, now: Duration) -> Vec<RelPath> {
-        let ripe = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now);
-        ripe.map(|(path, _)| path.clone()).collect()
-    }
-
-    /// Of the paths that have, as many as have `most` bytes together, one at least; who waits longest comes first.
-    pub fn some_ripe(
-        &self,
-        settle: Duration,
-        now: Duration,
-        most: u64,
-        size: impl Fn(&RelPath) -> u64,
-    ) -> Vec<RelPath> {
         let mut ripe: Vec<_> = self.changed.iter().filter(|(_, span)| span.ripe(settle) <= now).collect();
         ripe.sort_by_key(|(_, span)| span.first);
-        let mut bytes = 0u64;
-        let fits = |(path, _): &(&RelPath, &Span)| {
-            let was = bytes;
-            bytes = bytes.saturating_add(size(path));
-            was < most
-        };
-        let mut some: Vec<RelPath> =
-            ripe.into_iter().take_while(fits).map(|(path, _)| path.clone()).collect();
-        some.sort();
-        some
+        ripe.into_iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// These paths were committed by a run that began at `since`; what changed meanwhile waits on.
@@ -196,15 +175,38 @@ impl Seen {
         std::mem::take(&mut self.uses)
     }
 
+    /// What was opened tells nothing; nor is it the beginning of a burst.
+    pub fn discard_uses(&mut self) {
+        self.take_uses();
+        self.run = Run::default();
+    }
+
     /// It could not be written down, and waits on.
     pub fn put_back(&mut self, uses: Uses, now: Duration) {
         if uses.is_empty() {
             return;
         }
-        self.uses.opened.extend(uses.opened);
+        for (path, at) in uses.opened {
+            // Opened once more meanwhile: that is the later one.
+            let known = self.uses.opened.entry(path).or_insert(at);
+            *known = at.max(*known);
+        }
         uses.bursts.into_iter().for_each(|burst| self.note_burst(burst));
         self.opened_since.get_or_insert(now);
     }
+}
+
+/// The first of these paths, as many as have `most` bytes together, one at least; in order.
+pub fn slice(paths: Vec<RelPath>, most: u64, size: impl Fn(&RelPath) -> u64) -> Vec<RelPath> {
+    let mut bytes = 0u64;
+    let fits = |path: &RelPath| {
+        let was = bytes;
+        bytes = bytes.saturating_add(size(path));
+        was < most
+    };
+    let mut some: Vec<RelPath> = paths.into_iter().take_while(fits).collect();
+    some.sort();
+    some
 }
 
 impl Span {
@@ -246,7 +248,9 @@ mod tests {
         for (n, name) in ["z", "a", "m"].iter().enumerate() {
             seen.change(path(name), secs(n as u64));
         }
-        let some = |most| seen.some_ripe(secs(1), secs(60), most, |_| 10);
+        let ripe = seen.ripe(secs(1), secs(60));
+        assert_eq!(ripe, [path("z"), path("a"), path("m")]);
+        let some = |most| slice(ripe.clone(), most, |_| 10);
         assert_eq!(some(11), [path("a"), path("z")], "the longest waiting, in order");
         assert_eq!((some(1), some(100).len()), (vec![path("z")], 3));
     }
@@ -278,6 +282,7 @@ mod tests {
         assert_eq!((seen.opened_since(), seen.take_uses().opened.len()), (Some(secs(3)), MAX_OPENED));
         assert_eq!(seen.opened_since(), None);
     }
+
     #[test]
     fn a_burst_takes_back_what_it_began_with_and_no_more() {
         let mut seen = Seen::default();
@@ -285,12 +290,48 @@ mod tests {
         seen.open(path("mine"), secs(10));
         (0..100).for_each(|n| seen.open(path(&format!("f{n}")), secs(20 + n / 10)));
         seen.open(path("later"), secs(60));
-        let uses = seen.take_uses();
-        let mut opened: Vec<String> = uses.opened.keys().map(|p| p.to_string()).collect();
+        assert_eq!(told(seen.take_uses()), (words(&["later 60", "mine 10"]), vec![(secs(20), secs(29))]));
+    }
+
+    #[test]
+    fn what_is_discarded_is_not_the_beginning_of_a_burst() {
+        let mut seen = Seen::default();
+        seen.set_burst_limit(20);
+        (0..30).for_each(|n| seen.open(path(&format!("f{n}")), secs(20)));
+        seen.discard_uses();
+        assert_eq!(seen.opened_since(), None);
+        seen.open(path("mine"), secs(21));
+        assert_eq!(told(seen.take_uses()), (words(&["mine 21"]), vec![]));
+    }
+
+    #[test]
+    fn what_is_put_back_takes_nothing_from_what_came_since() {
+        for (goes_on, end) in [(true, 24), (false, 20)] {
+            let mut seen = Seen::default();
+            seen.set_burst_limit(20);
+            let many = |seen: &mut Seen, at| (0..100).for_each(|n| seen.open(path(&format!("f{n}")), at));
+            seen.open(path("mine"), secs(10));
+            many(&mut seen, secs(20));
+            let uses = seen.take_uses();
+            if goes_on {
+                many(&mut seen, secs(end));
+            }
+            seen.open(path("later"), secs(60));
+            seen.open(path("mine"), secs(61));
+            seen.put_back(uses, secs(62));
+            let expected = (words(&["later 60", "mine 61"]), vec![(secs(20), secs(end))]);
+            assert_eq!(told(seen.take_uses()), expected);
+        }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| word.to_string()).collect()
+    }
+
+    /// What was opened and when, in order, and the bursts.
+    fn told(uses: Uses) -> (Vec<String>, Vec<Burst>) {
+        let mut opened: Vec<_> = uses.opened.iter().map(|(p, at)| format!("{p} {}", at.as_secs())).collect();
         opened.sort();
-        assert_eq!(
-            (opened, uses.bursts),
-            (vec!["later".to_string(), "mine".into()], vec![(secs(20), secs(29))])
-        );
+        (opened, uses.bursts)
     }
 }

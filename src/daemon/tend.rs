@@ -12,9 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::beside::{Beside, ECHO};
 use super::clock::{self, Moment};
 use super::log::Log;
 use super::memory;
+use super::seen::slice;
 use super::settings::{Settings, stamp};
 use super::state::{State, Told, wall};
 use super::triggers::{self, Done, Facts, Next, Work};
@@ -23,15 +25,13 @@ use super::work::{Hands, Outcome, remembered};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::engine::folder::{Access, Context, Folder, is_locked, make_room};
+use crate::engine::folder::{Access, Context, Folder, make_room};
 use crate::engine::room::{self, Measured};
 
 /// How often the disk, the settings and the root are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a folder is left alone after a command was met there.
 const POLITE: Duration = Duration::from_millis(500);
-/// Events of our own reading may come so late.
-const ECHO: Duration = Duration::from_millis(300);
 /// Work that took longer may have taken much memory.
 const LARGE: Duration = Duration::from_millis(500);
 /// Where room may run short, so much is committed before anything else is looked at.
@@ -101,8 +101,7 @@ struct Tending {
     gone: bool,
     /// When everything was watched, and which directory the root was then.
     watched: Option<(Duration, (u64, u64))>,
-    /// The lock file as it was when our own work ended: a newer one is a command's.
-    locked: Option<SystemTime>,
+    beside: Beside,
     /// Stores that are away and whose place was empty.
     empty: Vec<PathBuf>,
     patience: u32,
@@ -115,6 +114,7 @@ struct Tending {
 pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
     let dir = tended.root.join(".ddr");
     let context = Context { progress: tended.told.clone(), ..context.clone() };
+    let beside = Beside::new(dir.clone());
     let mut tending = Tending {
         tended,
         dir,
@@ -125,7 +125,7 @@ pub fn tend(tended: Arc<Tended>, rung: &Receiver<()>, context: &Context) {
         watch: None,
         gone: false,
         watched: None,
-        locked: None,
+        beside,
         empty: Vec::new(),
         patience: 0,
         scrubbed: 0,
@@ -187,11 +187,8 @@ impl Tending {
             !filled
         });
         self.watch_fresh(&settings)?;
-        let by_command = self.opened_by_command();
-        let mut seen = self.tended.ear.seen();
-        if by_command {
-            seen.take_uses();
-        }
+        self.pass_over_commands();
+        let seen = self.tended.ear.seen();
         self.facts.missed |= seen.has_missed();
         self.facts.settles = seen.settles(settings.settle);
         self.facts.opened = seen.opened_since();
@@ -306,31 +303,25 @@ impl Tending {
         }
     }
 
-    /// Whether opens may be those of a command that worked since this was asked last.
-    fn opened_by_command(&mut self) -> bool {
-        let stamp = self.lock_stamp();
-        let newer = std::mem::replace(&mut self.locked, stamp) != stamp;
-        newer || (self.tended.ear.seen().opened_since().is_some() && is_locked(&self.dir))
-    }
-
-    fn lock_stamp(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.dir.join("lock")).and_then(|meta| meta.modified()).ok()
+    /// Opens that may be those of a command are no uses.
+    fn pass_over_commands(&mut self) {
+        let any = self.tended.ear.seen().opened_since().is_some();
+        if self.beside.is_met(clock::now(), any) {
+            self.tended.ear.seen().discard_uses();
+        }
     }
 
     /// Does a piece of work and remembers how it went.
     fn run(&mut self, work: Work, settings: &Settings) {
         let told = self.tended.told.clone();
         told.state().doing = Some(work.word().into());
-        let by_command = self.opened_by_command();
-        if by_command {
-            self.tended.ear.seen().take_uses();
-        }
+        self.pass_over_commands();
         self.tended.ear.close_until(Duration::MAX);
         let since = clock::now();
         let result = self.work(work, settings, since);
         let now = clock::now();
         self.tended.ear.close_until(now + ECHO);
-        self.locked = self.lock_stamp();
+        self.beside.own_ended();
         told.state().doing = None;
         if now.saturating_sub(since) > LARGE {
             memory::give_back();
@@ -453,12 +444,16 @@ impl Tending {
 
     /// Settled changes; only some where room may run short meanwhile.
     fn ripe(&self, settings: &Settings, since: Duration) -> Vec<RelPath> {
+        // The watcher, which must not wait for the disk, has its list back before anything is measured.
+        let ripe = self.tended.ear.seen().ripe(settings.settle, since);
         let most = if settings.water.is_some() { SLICE } else { u64::MAX };
         let root = &self.tended.root;
+        // A directory that was moved here counts as little, however much is in it: it is one path, which is
+        // committed at once or not at all, and what was in the tree before takes no room that it had not.
         let size = |path: &RelPath| {
             std::fs::symlink_metadata(root.join(path.as_path())).map_or(0, |meta| meta.len())
         };
-        self.tended.ear.seen().some_ripe(settings.settle, since, most, size)
+        slice(ripe, most, size)
     }
 
     fn follow(&mut self, outcome: &Outcome) {
@@ -501,8 +496,9 @@ impl Tending {
     /// Writes down what is only known here, and says what remains to be done.
     fn finish(&mut self) {
         room::forget(&self.dir);
+        self.pass_over_commands();
         let uses = self.tended.ear.seen().take_uses();
-        if !uses.is_empty() && !self.opened_by_command() {
+        if !uses.is_empty() {
             // The stop is about work; this is a small note that would be lost.
             let context = Context { cancel: Cancel::default(), ..self.context.clone() };
             let told = self.tended.told.clone();

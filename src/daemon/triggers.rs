@@ -128,7 +128,7 @@ const USES: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 /// Longest pause while the disk is above high water and nothing can go.
 const RELIEF: Duration = Duration::from_secs(300);
-/// Longest pause before a tree that may have grown is looked at.
+/// Longest pause before a tree that may have grown is looked at, unless looking itself takes long.
 const LOOK: Duration = Duration::from_secs(30);
 /// So long settled changes wait while room is made without end.
 const OVERDUE: Duration = Duration::from_secs(10);
@@ -166,8 +166,7 @@ pub fn due(work: Work, facts: &Facts, every: &Every) -> Option<Duration> {
         // A false alarm: others write to the disk.
         Work::Relieve if facts.over && done.is_some_and(|d| d.vain) => done.map(|d| d.at + d.took * 4),
         Work::Relieve if facts.over => Some(Duration::ZERO),
-        // A look costs a walk over the tree: not more than a twentieth of the time.
-        Work::Relieve if facts.grown => Some(done.map_or(Duration::ZERO, |d| d.at + (d.took * 20).min(LOOK))),
+        Work::Relieve if facts.grown => Some(done.map_or(Duration::ZERO, |d| d.at + look_pause(d.took))),
         Work::Relieve => None,
         Work::Uses => facts.opened.map(|since| since + USES),
         Work::Commit => facts.settles,
@@ -185,6 +184,11 @@ pub fn due(work: Work, facts: &Facts, every: &Every) -> Option<Duration> {
     // What failed is tried again after its pause, not after its period.
     let wanted = if done.is_some_and(|d| d.fails > 0) { wanted.min(pause) } else { wanted };
     Some(wanted.max(pause).max(facts.hold_off))
+}
+
+/// A look costs a walk over the tree: a twentieth of the time, or if that would be too seldom a fifth.
+fn look_pause(took: Duration) -> Duration {
+    (took * 19).min(LOOK).max(took * 4)
 }
 
 /// The least time between two runs of a kind.
@@ -291,6 +295,16 @@ mod tests {
             due(Work::Relieve, &facts, &every())
         };
         assert_eq!((facts(true), facts(false)), (Some(secs(1008)), Some(secs(1000))));
+    }
+
+    #[test]
+    fn looks_at_a_tree_that_grows_take_a_small_part_of_the_time() {
+        let due_after = |took| {
+            let mut facts = Facts { grown: true, ..calm() };
+            facts.last.insert(Work::Relieve, Done { at: secs(1000), took: secs(took), ..Done::default() });
+            due(Work::Relieve, &facts, &every()).expect("due").as_secs() - 1000
+        };
+        assert_eq!([0, 1, 5, 20, 100].map(due_after), [0, 19, 30, 80, 400]);
     }
 
     #[test]

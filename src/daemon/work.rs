@@ -126,40 +126,68 @@ impl Hands<'_> {
     }
 
     /// Runs the policy, which is to know of the files that were opened until now; `by_age` where nothing
-    /// but their age calls for it.
+    /// but their age calls for it. What is set aside for a full disk is given only where something may go,
+    /// or where without it nobody can tell.
     pub fn stash(&self, uses: &Uses, by_age: bool) -> Result<Outcome> {
+        let stores = || {
+            let seen = self.look()?;
+            let remotes = Remotes::open(&seen)?;
+            Ok(Run::on(&seen, remotes, None))
+        };
+        let run = match stores() {
+            Err(Error::NoSpace(_)) => {
+                make_room(self.dir);
+                stores()
+            }
+            run => run,
+        };
+        let mut run = Some(run?);
+        match self.with_folder(|folder| self.carry_out(folder, uses, by_age, &mut run)) {
+            // Not even the plan could be made.
+            Err(Error::NoSpace(_)) if matches!(run, Some(Ok(_))) => {
+                self.with_opened(Access::Relieve, |folder| self.carry_out(folder, uses, by_age, &mut run))
+            }
+            done => done,
+        }
+    }
+
+    /// Makes the plan, and does what it says; takes the run, or why there can be none, for that.
+    fn carry_out(
+        &self,
+        folder: &mut Folder,
+        uses: &Uses,
+        by_age: bool,
+        run: &mut Option<Result<Run>>,
+    ) -> Result<Outcome> {
+        put_used(folder, uses)?;
+        if by_age {
+            clock::refuse_jump(folder)?;
+        }
+        let disk = disk_used(self.dir).unwrap_or(0);
+        let mut plan = plan(folder)?;
+        let measured = plan.room.map(|room| Measured { tree: room.used, disk });
+        let (over, short) = (plan.excess, plan.short);
+        remember(folder, Work::Stash)?;
+        let Some(run) = run.take_if(|_| plan.chosen.files > 0) else {
+            self.told.state().last_policy = Some((wall(), 0, 0));
+            return Ok(Outcome { useless: over > 0, vain: over == 0, measured, ..Outcome::default() });
+        };
+        let run = run?;
         make_room(self.dir);
-        let remotes = Remotes::open(&self.look()?)?;
-        self.with_opened(Access::Relieve, |folder| {
-            put_used(folder, uses)?;
-            if by_age {
-                clock::refuse_jump(folder)?;
-            }
-            let disk = disk_used(self.dir).unwrap_or(0);
-            let mut plan = plan(folder)?;
-            let measured = plan.room.map(|room| Measured { tree: room.used, disk });
-            let (over, short) = (plan.excess, plan.short);
-            remember(folder, Work::Stash)?;
-            if plan.chosen.files == 0 {
-                self.told.state().last_policy = Some((wall(), 0, 0));
-                return Ok(Outcome { useless: over > 0, vain: over == 0, measured, ..Outcome::default() });
-            }
-            // Far above, each look is worth more.
-            let most = if by_age { u64::MAX } else { URGENT.max(over / 2) };
-            let run = Run::on(folder, remotes, None)?;
-            let done = apply_on(folder, &mut plan, run, most)?;
-            let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
-            self.told.state().last_policy = Some((wall(), files, freed));
-            self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));
-            match short {
-                0 => self.told.state().problems.retain(|problem| problem != SHORT),
-                _ => self.told.trouble(SHORT.into()),
-            }
-            match done.stopped {
-                Some(why) => Err(Error::Problems(why)),
-                None => Ok(Outcome { useless: over > 0 && files == 0, measured, ..Outcome::default() }),
-            }
-        })
+        // Far above, each look is worth more.
+        let most = if by_age { u64::MAX } else { URGENT.max(over / 2) };
+        let done = apply_on(folder, &mut plan, run, most)?;
+        let (files, freed) = (done.stats.stashed, done.stats.freed_bytes);
+        self.told.state().last_policy = Some((wall(), files, freed));
+        self.told.say(&format!("stashed {}, freeing {}", count(files, "file"), size(freed)));
+        match short {
+            0 => self.told.state().problems.retain(|problem| problem != SHORT),
+            _ => self.told.trouble(SHORT.into()),
+        }
+        match done.stopped {
+            Some(why) => Err(Error::Problems(why)),
+            None => Ok(Outcome { useless: over > 0 && files == 0, measured, ..Outcome::default() }),
+        }
     }
 
     /// Exchanges histories with the stores, and brings those level that missed something.

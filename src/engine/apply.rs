@@ -52,6 +52,8 @@ struct Applying<'a> {
     rate: Option<u64>,
     since: Instant,
     sent: u64,
+    /// Bytes of files that may still be taken.
+    left: u64,
     done: Applied,
 }
 
@@ -63,7 +65,7 @@ pub fn apply(folder: &mut Folder, plan: &mut Plan, copies: Option<usize>) -> Res
 }
 
 /// The same on stores that are open already. What lies on them goes first and at once; of what must be read
-/// and placed before it goes, only files of so many bytes.
+/// and placed before it goes, only files of so many bytes: what turns out not to be readable does not count.
 pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run, most: u64) -> Result<Applied> {
     run.begin(folder)?;
     folder.history.tidy_used()?;
@@ -77,17 +79,12 @@ pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run, most: u64) -> Re
         rate: plan.force.policy.rate.map(|rate| rate.0),
         since: Instant::now(),
         sent: 0,
+        left: u64::MAX,
         done: Applied::default(),
     };
     for placed in [true, false] {
-        let mut left = if placed { u64::MAX } else { most };
-        plan.each(&mut |waiting| {
-            if waiting.placed != placed || left == 0 {
-                return Ok(());
-            }
-            left = left.saturating_sub(waiting.candidate.rank.size);
-            applying.take(waiting)
-        })?;
+        applying.left = if placed { u64::MAX } else { most };
+        plan.each(&mut |waiting| if waiting.placed == placed { applying.take(waiting) } else { Ok(()) })?;
         applying.go()?;
     }
     Ok(applying.done)
@@ -95,7 +92,7 @@ pub fn apply_on(folder: &mut Folder, plan: &mut Plan, run: Run, most: u64) -> Re
 
 impl Applying<'_> {
     fn take(&mut self, waiting: Waiting) -> Result<()> {
-        if self.done.stopped.is_some() {
+        if self.done.stopped.is_some() || self.left == 0 {
             return Ok(());
         }
         match still_unused(self.folder.tree()?, &waiting, &self.bursts)? {
@@ -108,7 +105,7 @@ impl Applying<'_> {
         }
         self.round.bytes = self.round.bytes.saturating_add(waiting.candidate.rank.size);
         self.round.paths.push(waiting.path);
-        if self.round.paths.len() < self.round.size && self.round.bytes < MOST_BYTES {
+        if self.round.paths.len() < self.round.size && self.round.bytes < MOST_BYTES.min(self.left) {
             return Ok(());
         }
         self.go()
@@ -124,6 +121,7 @@ impl Applying<'_> {
         let stats = self.run.round(self.folder, &paths, &StashOptions::default())?;
         self.breaker.add(paths.len() as u64, stats.problems);
         self.sent += stats.commit.read_bytes;
+        self.left = self.left.saturating_sub(stats.commit.read_bytes.max(stats.stashed_bytes));
         add(&mut self.done.stats, &stats);
         self.done.stopped = self.breaker.verdict();
         match self.rate {

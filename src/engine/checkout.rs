@@ -408,7 +408,7 @@ fn settle(folder: &mut Folder, filled: Filled, stats: &mut CheckoutStats) -> Res
         }
     }
     folder.history.put_local(&rows)?;
-    folder.history.put_used(rows.iter().map(|row| &row.path), Time::now())?;
+    folder.history.put_asked(rows.iter().map(|row| &row.path), Time::now())?;
     done
 }
 

@@ -1,8 +1,11 @@
 //! How much room a folder's budget has left, between two looks at the whole tree.
 //!
 //! The daemon says what the tree took when it was looked at, and how full its disk was then; what the disk
-//! has taken since is added, whoever took it. Promises a guess on the safe side that costs nothing, and
-//! that without it, or with one that cannot be read, there is no limit.
+//! has taken or got back since is added or taken off, whoever did it. Promises a guess that costs nothing,
+//! and that without it, or with one that cannot be read, there is no limit. It is too high where others
+//! write, and too low where they delete: that hides as much of the tree's growth until the next look, which
+//! comes soon after the tree has changed. Never to count what was got back would be no better: what was
+//! just stashed would seem to be there still, and who recalls would wait for room that there is.
 
 use std::path::Path;
 
@@ -21,7 +24,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// What the tree's files take now, if nobody else writes to the disk.
+    /// What the tree's files take now, if nobody else writes to the disk or deletes there.
     pub fn now(&self, disk: u64) -> u64 {
         self.tree.saturating_add(disk).saturating_sub(self.disk)
     }

@@ -23,6 +23,7 @@ const SCHEMA: &[M<'static>] = &[
     M::up(include_str!("schema/1.sql")),
     M::up(include_str!("schema/2.sql")),
     M::up(include_str!("schema/3.sql")),
+    M::up(include_str!("schema/4.sql")),
 ];
 
 /// The index over a folder's logs, and the table of what the working tree held.

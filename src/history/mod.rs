@@ -30,4 +30,4 @@ pub use read::{Head, Past};
 pub use summary::{Counts, Kept};
 pub use survey::LogObject;
 pub use then::Then;
-pub use used::UsedCursor;
+pub use used::{Used, UsedCursor};

@@ -88,6 +88,29 @@ fn a_file_that_is_opened_is_used_and_what_ddr_reads_is_not() {
 }
 
 #[test]
+fn a_checkout_counts_as_use_however_much_it_brings_back() {
+    let shell = with_store();
+    shell.ok("ddr config set recall.burst 20");
+    (0..600).for_each(|n| shell.write(format!("many/{n}"), &noise(n, 20_000)));
+    shell.ok("touch -d '700 days ago' many/* && ddr stash many");
+    let daemon = Daemon::start(&shell);
+    std::thread::sleep(Duration::from_secs(2));
+    shell.ok("ddr checkout many && touch -a -d '700 days ago' many/*");
+    std::thread::sleep(Duration::from_secs(2));
+    // What it knows it writes down at the latest now.
+    assert_eq!(daemon.end(rustix::process::Signal::TERM).code, Some(0));
+    let db = rusqlite::Connection::open(shell.at(".ddr/history.db")).unwrap();
+    let bursts = "SELECT count(*) FROM meta WHERE key = 'bursts'";
+    assert_eq!(db.query_row(bursts, [], |row| row.get(0)), Ok(0), "it is not a burst of somebody else");
+    // Nor does it matter if there was one at the time.
+    db.execute("INSERT INTO meta VALUES ('bursts', '0..99999999999')", []).unwrap();
+    for n in [0, 300, 599] {
+        let why = shell.ok(&format!("ddr why many/{n}"));
+        assert!(why.contains("seen by ddr"), "{why}");
+    }
+}
+
+#[test]
 fn a_folder_that_goes_away_is_left_alone_and_looked_at_when_it_is_back() {
     let shell = with_store();
     let mut daemon = Daemon::start(&shell);

@@ -87,7 +87,13 @@ fn without_a_verb_that_frees_the_reserve_is_left_alone() {
         let size = world.has_reserve(On::Folder)?;
         world.add(3)?;
         world.cram()?;
-        for words in [&["commit"][..], &["checkout", "."], &["status"]] {
+        let dry = [
+            &["stash", "-n"][..],
+            &["stash", "-n", "."],
+            &["gc", "-n"],
+            &["prune", "-n", "--keep-last", "1"],
+        ];
+        for words in [&["commit"][..], &["checkout", "."], &["status"]].into_iter().chain(dry) {
             full_or_done(&world.sandbox.run(words))?;
             assert_eq!(world.has_reserve(On::Folder)?, size, "{kind}: {words:?}");
         }
@@ -125,6 +131,40 @@ fn the_daemon_frees_a_disk_that_is_full_to_the_last_byte() {
         world.model.check_listing()?;
         world.settle()
     });
+}
+
+#[test]
+fn the_daemon_gives_nothing_away_where_nothing_can_go() {
+    if let Some(why) = obstacle(&["ext4"]) {
+        return say(&format!("reserve of a daemon skipped: {why}"));
+    }
+    for (when_full, is_away, told) in [("0s", true, "make room: "), ("30d", false, "\"last_policy\":1")] {
+        let mut world = World::new(On::Folder, MIB).unwrap();
+        let size = world.has_reserve(On::Folder).unwrap();
+        let policy = format!(
+            "every = \"1d\"\n[[rule]]\ndo = \"stash\"\nwhen_full = \"{when_full}\"\n[water]\nhigh = \"90%\"\nlow = \"80%\"\n"
+        );
+        let file = world.sandbox.home().join("policy.toml");
+        std::fs::write(&file, policy).unwrap();
+        world.sandbox.ok(&["config", "set", "policy.file", &file.to_string_lossy()]).unwrap();
+        world.add(3).unwrap();
+        world.sandbox.ok(&["commit"]).unwrap();
+        if is_away {
+            std::fs::rename(&world.store, world.store.with_extension("away")).unwrap();
+        }
+        // Room for notes, and no more.
+        world.small.fill(2 << 20).unwrap();
+        let daemon = world.sandbox.start(&["daemon"], None);
+        let since = Instant::now();
+        let said = || world.sandbox.run(&["daemon", "status", "--json"]).stdout;
+        while !said().contains(told) {
+            assert!(since.elapsed() < Duration::from_secs(60), "{}", said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        world.sandbox.ok(&["daemon", "stop"]).unwrap();
+        daemon.wait();
+        assert_eq!(world.has_reserve(On::Folder).unwrap(), size, "{told}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use ddr::base::error::Error;
 use ddr::base::path::RelPath;
 use ddr::history::{Counts, History, LocalCursor};
 use ddr::model::entry::{FileKind, Op};
+use ddr::model::policy::bursts::Bursts;
 
 use super::world::*;
 
@@ -137,6 +138,41 @@ fn a_database_of_a_newer_ddr_is_left_alone() {
 }
 
 #[test]
+fn a_use_that_is_told_late_does_not_undo_a_newer_one() {
+    let mut db = Db::new();
+    let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
+    let far = ddr::base::units::Time::now().secs + 1000;
+    let paths = [path("a")];
+    for (told, known) in [(5, 5), (3, 5), (6, 6), (far, far), (7, 7)] {
+        db.history.put_used(&paths, at(told)).unwrap();
+        let used = db.history.used(&paths[0]).unwrap().map(|used| used.at);
+        assert_eq!(used, Some(at(known)), "a clock that was ahead is forgotten");
+    }
+}
+
+#[test]
+fn a_burst_takes_nothing_from_what_was_asked_for() {
+    let mut db = Db::new();
+    let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
+    let (opened, asked) = (path("opened"), path("asked"));
+    db.history.put_used([&opened, &asked], at(10)).unwrap();
+    db.history.put_asked([&asked], at(20)).unwrap();
+    db.history.put_used([&opened, &asked], at(30)).unwrap();
+    let mut bursts = Bursts::default();
+    for (burst, expected) in [((1, 2), (Some(30), Some(30))), ((5, 40), (None, Some(20)))] {
+        bursts.add(burst);
+        let mut cursor = db.history.used_cursor();
+        let mut telling = |path| {
+            let used = db.history.used(path).unwrap();
+            assert_eq!(cursor.of(path).unwrap(), used);
+            used.unwrap().telling(&bursts).map(|at| at.secs)
+        };
+        let (asked, opened) = (telling(&asked), telling(&opened));
+        assert_eq!((opened, asked), expected);
+    }
+}
+
+#[test]
 fn what_was_seen_used_is_found_in_path_order_across_pages() {
     let mut db = Db::new();
     let at = |secs| ddr::base::units::Time { secs, nanos: 7 };
@@ -147,13 +183,11 @@ fn what_was_seen_used_is_found_in_path_order_across_pages() {
     assert_eq!(cursor.of(&path("c")).unwrap(), None);
     for (i, asked) in paths.iter().enumerate().filter(|(i, _)| i % 3 == 0) {
         let expected = if (4000..4200).contains(&i) { at(2) } else { at(1) };
-        assert_eq!(cursor.of(asked).unwrap(), Some(expected), "{i}");
+        assert_eq!(cursor.of(asked).unwrap().map(|used| used.at), Some(expected), "{i}");
     }
     assert_eq!(cursor.of(&path("e")).unwrap(), None);
     db.history.put_local(&[local(&paths[5], Peer::new(1).dot(1), &file(1))]).unwrap();
     db.history.tidy_used().unwrap();
-    assert_eq!(
-        (db.history.used(&paths[5]).unwrap(), db.history.used(&paths[6]).unwrap()),
-        (Some(at(1)), None)
-    );
+    let used = |n: usize| db.history.used(&paths[n]).unwrap().map(|used| used.at);
+    assert_eq!((used(5), used(6)), (Some(at(1)), None));
 }

@@ -7,6 +7,7 @@ use super::super::folder::Folder;
 use super::super::survey::{Change, Item};
 use crate::base::error::{Error, Result};
 use crate::base::units::Time;
+use crate::history::Used;
 use crate::local::stat::{FileType, Stat};
 use crate::model::policy::bursts::Bursts;
 use crate::model::policy::last_use::{LastUse, Stamps};
@@ -88,7 +89,7 @@ impl<'i> File<'i> {
     pub fn new(
         folder: &Folder,
         item: &'i Item,
-        observed: Option<Time>,
+        seen: Option<Used>,
         bursts: &Bursts,
         now: Time,
     ) -> Result<Option<Self>> {
@@ -100,7 +101,8 @@ impl<'i> File<'i> {
             false => stat.ctime,
         };
         let telling = |at: &Time| !bursts.cover(*at);
-        let (observed, atime) = (observed.filter(telling), Some(stat.atime).filter(telling));
+        let observed = seen.and_then(|seen| seen.telling(bursts));
+        let atime = Some(stat.atime).filter(telling);
         let stamps = Stamps { observed, atime, mtime: stat.mtime, first_seen };
         Ok(Some(Self { item, stat, last_use: LastUse::of(&stamps, now) }))
     }
