@@ -1,7 +1,8 @@
 //! Mirror, bundle and chain: the promises of every store, also with members that fail, and their own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use ddr::base::error::{Error, Result};
@@ -284,6 +285,66 @@ fn several_threads_may_put_while_others_flush() {
         store.flush().unwrap();
         assert!(list(store.as_ref()).len() > 90, "{label}");
     }
+}
+
+/// A store that takes its time over taking a record, and then cannot write it.
+struct Slow {
+    inner: Arc<Packs>,
+    /// Told that a record came, and waited for before it is taken.
+    gate: Barrier,
+    fails: AtomicBool,
+}
+
+impl Store for Slow {
+    fn has(&self, ids: &[RecordId]) -> Result<Vec<bool>> {
+        // What it could not write is not there.
+        let fails = self.fails.load(Relaxed);
+        Ok(self.inner.has(ids)?.into_iter().map(|has| has && !fails).collect())
+    }
+
+    fn get(
+        &self,
+        ids: &[RecordId],
+        sink: &mut dyn FnMut(RecordId, Result<Sealed>) -> Result<()>,
+    ) -> Result<()> {
+        self.inner.get(ids, sink)
+    }
+
+    fn put(&self, content: RecordId, sealed: Sealed) -> Result<()> {
+        self.gate.wait();
+        self.gate.wait();
+        self.inner.put(content, sealed)
+    }
+
+    fn flush(&self) -> Result<()> {
+        match self.fails.load(Relaxed) {
+            true => Err(Error::Refused("a disk that is out of order".into())),
+            false => self.inner.flush(),
+        }
+    }
+
+    fn list(&self, sink: &mut dyn FnMut(RecordId, Kind) -> Result<()>) -> Result<()> {
+        self.inner.list(sink)
+    }
+}
+
+#[test]
+fn what_a_member_takes_while_others_flush_is_not_forgotten_when_it_fails() {
+    let parts = Parts::healthy(2);
+    let slow =
+        Arc::new(Slow { inner: parts.parts[0].packs.clone(), gate: Barrier::new(2), fails: false.into() });
+    let spread = chain(vec![slow.clone(), parts.parts[1].packs.clone()]);
+    let record = chunk(1, 3000);
+    std::thread::scope(|s| {
+        s.spawn(|| put(&spread, record.clone()).unwrap());
+        // It waits for the near tier to take it; a flush begins and ends before that.
+        slow.gate.wait();
+        spread.flush().unwrap();
+        slow.gate.wait();
+    });
+    slow.fails.store(true, Relaxed);
+    spread.flush().unwrap();
+    assert_eq!(parts.holders(&[record]), [[1]]);
 }
 
 #[test]
