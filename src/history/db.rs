@@ -51,16 +51,23 @@ impl History {
     /// (`.broken-N`) and replaced by an empty one; see [`History::was_reset`].
     pub fn open(path: &Path) -> Result<Self> {
         let existed = path.exists();
-        match connect(path) {
+        let connected = match connect(path, Locking::Normal) {
+            // SQLite says only that it could not make a file: the index of its log, which is shared memory.
+            // Alone it does without, so that on a full disk one can at least look.
+            Err(Failure::Other(Error::Db(_) | Error::NoSpace(_))) if existed && is_disk_full(path) => {
+                connect(path, Locking::Exclusive)
+            }
+            connected => connected,
+        };
+        match connected {
             Ok(conn) => Ok(Self::with(conn, path, !existed)),
-            // SQLite says only that it could not make a file.
             Err(Failure::Other(Error::Db(_))) if is_disk_full(path) => {
                 Err(Error::NoSpace("while opening history.db".into()))
             }
             Err(Failure::Other(e)) => Err(e),
             Err(Failure::Broken) => {
                 set_aside(path)?;
-                match connect(path) {
+                match connect(path, Locking::Normal) {
                     Ok(conn) => Ok(Self::with(conn, path, true)),
                     Err(Failure::Other(e)) => Err(e),
                     Err(Failure::Broken) => Err(Error::Db("a fresh history.db is unreadable".into())),
@@ -146,10 +153,23 @@ impl History {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, Failure> {
+/// How a database is locked, in SQLite's words.
+#[derive(PartialEq, Eq)]
+enum Locking {
+    /// For as long as each transaction takes.
+    Normal,
+    /// For as long as it is open; others wait.
+    Exclusive,
+}
+
+fn connect(path: &Path, locking: Locking) -> Result<Connection, Failure> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(sort)?;
+    // Before it is read for the first time.
+    if locking == Locking::Exclusive {
+        let _: String = conn.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |r| r.get(0)).map_err(sort)?;
+    }
     tune(&conn).map_err(sort)?;
     let id: i32 = pragma(&conn, "application_id").map_err(sort)?;
     let version: i64 = pragma(&conn, "user_version").map_err(sort)?;
