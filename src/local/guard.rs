@@ -26,7 +26,7 @@ pub const MOST_FDS: usize = 128;
 pub const FRAME: usize = 512;
 /// What both ends must speak. A guard outlives an update of the program: whoever speaks another version is no
 /// guard to a client, and no client to a guard.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
@@ -37,7 +37,8 @@ pub fn socket_path() -> PathBuf {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
     /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
-    /// how many milliseconds an opener may wait (0: as long as is usual).
+    /// how many milliseconds an opener may wait (0: as long as is usual); it may have files guarded once that
+    /// was answered.
     Hello = 1,
     /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
     /// opens one waits until this connection releases it.

@@ -1,6 +1,6 @@
 //! The guard's side of its connections: workers, and every other ddr process.
 //!
-//! Promises that a client may only have its own user's files guarded, that a hold ends with its
+//! Promises that a client may only have its own user's files guarded, and only where a worker fills them, that a hold ends with its
 //! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 
-use super::desk::{Client, Inode};
+use super::desk::{Client, Home, Inode};
 use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
 use super::handle::Birth;
 use crate::base::id::FolderId;
@@ -82,10 +82,11 @@ impl Guard {
                 state.workers.insert(home, Worker { socket, root });
                 let numbers = state.desk.for_worker(home);
                 self.ask(&mut state, &numbers);
-                None
+                // From now on it may have files guarded.
+                Some(done)
             }
             Verb::Hello => {
-                let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
+                let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
                 let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
                 Some(Frame { flag, number, ..done })
             }
@@ -175,6 +176,10 @@ impl Guard {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
         }
+        // Nobody would ever fill it, and whoever opens it would wait in vain.
+        let Some(home) = home_of(state, peer, folder, stat.st_uid) else {
+            return Err(std::io::Error::from_raw_os_error(libc::EPERM));
+        };
         let inode = inode_of(&stat);
         let full = state.desk.marked_of(peer.user) >= self.options.limits.stubs;
         if full && peer.user != 0 && !state.desk.knows(inode) {
@@ -183,18 +188,11 @@ impl Guard {
         // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        // Root works on anybody's folder; the worker is the folder's owner.
-        let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
-        let news = state.desk.mark(inode, Birth::of(&file), (user, folder), holder);
+        let news = state.desk.mark(inode, Birth::of(&file), home, holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
         Ok((inode, news))
-    }
-
-    /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
-    fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
-        if state.served.contains(&(owner, folder)) { owner } else { 0 }
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
@@ -257,9 +255,17 @@ fn may(peer: Peer, owner: u32) -> bool {
     peer.user == 0 || peer.user == owner
 }
 
-/// Whether a client's stubs may be filled by a worker of this user.
-fn may_serve(peer: Peer, worker: u32) -> bool {
-    peer.user == 0 || peer.user == worker
+/// Whether a client's stubs of this folder may be filled by the workers of this home.
+fn may_serve(peer: Peer, folder: FolderId, home: Home) -> bool {
+    home.1 == folder && (peer.user == 0 || peer.user == home.0)
+}
+
+/// Whose worker is to fill a client's file. Root works on anybody's folder: the file's owner's, if he has
+/// one there; else root's; else whose the folder is.
+fn home_of(state: &State, peer: Peer, folder: FolderId, owner: u32) -> Option<Home> {
+    let known = state.workers.keys().chain(&state.served).copied();
+    let fits = known.filter(|home| may_serve(peer, folder, *home));
+    fits.max_by_key(|home| (home.0 == owner, home.0 == 0))
 }
 
 fn text_of(frame: &Frame) -> String {

@@ -107,13 +107,13 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || worker.settle_all(&rest))
     };
-    // It ends with the process.
-    drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         match files.into_iter().next() {
             Some(file) if frame.verb == Verb::Ask => worker.asked(&frame, readable(file)),
             // There was no room for its descriptor.
             None if frame.verb == Verb::Ask => worker.answer(frame.ticket, libc::EIO, false),
+            // The guard knows us. It ends with the process.
+            None if frame.verb == Verb::Done => drop(spawn(Worker::mark_all)),
             _ => {}
         }
     }
