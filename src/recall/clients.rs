@@ -14,7 +14,7 @@ use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
 use super::handle::Birth;
 use crate::base::id::FolderId;
 use crate::base::units::count;
-use crate::local::guard::{Frame, Verb, receive, send, try_send};
+use crate::local::guard::{Frame, Standing, Verb, listed, receive, send, try_send};
 
 impl Guard {
     /// Serves one connection until it ends, and lets go what it held.
@@ -117,6 +117,10 @@ impl Guard {
                 self.introduce(&mut state);
                 None
             }
+            Verb::Judge if peer.worker => {
+                self.judge(&mut state, peer, frame);
+                None
+            }
             Verb::List => {
                 let rows = self.list(&state, peer);
                 // Who does not read must not keep everybody else waiting: he hears how many there are.
@@ -134,7 +138,7 @@ impl Guard {
         }
     }
 
-    /// Marks files; which were new. With an errno nothing of it is held.
+    /// Marks files; what was known of each. With an errno nothing of it is held.
     fn mark_all(
         &self,
         state: &mut State,
@@ -151,17 +155,18 @@ impl Guard {
         if holds > limits.files && peer.user != 0 {
             return (libc::EUSERS, Vec::new());
         }
-        let mut marked: Vec<(Inode, bool)> = Vec::with_capacity(files.len());
+        let mut marked: Vec<(Inode, Standing)> = Vec::with_capacity(files.len());
         for file in files {
             match self.mark(state, file, frame.folder, holder, peer) {
                 Ok(one) => marked.push(one),
                 Err(e) => {
-                    marked.iter().for_each(|(inode, new)| self.let_go(state, client, *inode, !new));
+                    let was = |known: &Standing| *known != Standing::New;
+                    marked.iter().for_each(|(inode, known)| self.let_go(state, client, *inode, was(known)));
                     return (e.raw_os_error().unwrap_or(libc::EIO), Vec::new());
                 }
             }
         }
-        (0, marked.into_iter().map(|(_, new)| new.into()).collect())
+        (0, marked.into_iter().map(|(_, known)| known as u8).collect())
     }
 
     fn mark(
@@ -171,7 +176,7 @@ impl Guard {
         folder: FolderId,
         holder: Option<Client>,
         peer: Peer,
-    ) -> std::io::Result<(Inode, bool)> {
+    ) -> std::io::Result<(Inode, Standing)> {
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
@@ -188,20 +193,23 @@ impl Guard {
         // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        let news = state.desk.mark(inode, Birth::of(&file), home, holder);
+        let known = state.desk.mark(inode, Birth::of(&file), home, holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
-        Ok((inode, news))
+        Ok((inode, known))
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
-        let still = frame.flag == 1;
-        for pair in frame.text.chunks_exact(16) {
-            let (dev, ino) = pair.split_at(8);
-            let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
-            self.let_go(state, client, (number(dev), number(ino)), still);
-        }
+        listed(frame).for_each(|inode| self.let_go(state, client, inode, frame.flag == 1));
+    }
+
+    /// A worker says who has stubs of its folder open; who waited for that goes on.
+    fn judge(&self, state: &mut State, peer: Peer, frame: &Frame) {
+        let its = |home| may_serve(peer, frame.folder, home);
+        let numbers: Vec<u64> =
+            listed(frame).flat_map(|inode| state.desk.judge(inode, its, frame.flag == 1)).collect();
+        self.ask(state, &numbers);
     }
 
     fn let_go(&self, state: &mut State, client: Client, inode: Inode, still: bool) {

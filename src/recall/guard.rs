@@ -245,6 +245,7 @@ impl Guard {
     fn show(&self, state: &mut State, number: u64) -> Option<()> {
         self.truncated(state);
         let State { desk, workers, truncating, .. } = state;
+        let loud = desk.ticket(number).is_some_and(|ticket| desk.is_loud(ticket.inode));
         let ticket = desk.ask(number)?;
         if truncating.iter().any(|one| one.inode == ticket.inode) {
             return None;
@@ -265,7 +266,7 @@ impl Guard {
             return Some(());
         }
         let frame = Frame {
-            flag: waiter.event.opens.into(),
+            flag: loud.into(),
             code: waiter.event.thread,
             ticket: number,
             folder: ticket.home.1,

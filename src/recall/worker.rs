@@ -22,7 +22,7 @@ use crate::engine::ahead::Ahead;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Progress, Recaller};
 use crate::format::stub::{MarkState, XATTR, looks_like_stub};
-use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
+use crate::local::guard::{Frame, Guard, MOST_FDS, Standing, Verb, listing, receive, send};
 use crate::local::inspect::{first_block, marked};
 use crate::local::lease::{Lease, LeaseKind};
 use crate::local::root::{Access, Root};
@@ -71,7 +71,7 @@ struct Worker {
     probe: Mutex<Option<Arc<Probe>>>,
     /// Paths to be fetched before anybody asks.
     ahead: Mutex<Vec<RelPath>>,
-    /// Stubs that somebody had open before they were guarded: he may write at any moment.
+    /// Stubs we are asked about that somebody had open before they were guarded: he may write at any moment.
     loud: Mutex<HashSet<Inode>>,
 }
 
@@ -148,6 +148,11 @@ impl Worker {
             let code = if probe.fill().is_ok() { 0 } else { libc::EIO };
             return self.answer(frame.ticket, code, true);
         }
+        // The guard knows it also where an earlier worker looked.
+        match frame.flag {
+            1 => lock(&self.loud).insert((stat.st_dev, stat.st_ino)),
+            _ => lock(&self.loud).remove(&(stat.st_dev, stat.st_ino)),
+        };
         let from = Instant::now() + if action == Action::Slow { slow } else { Duration::ZERO };
         self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from, burst);
     }
@@ -191,7 +196,9 @@ impl Worker {
             self.hand_over(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
-        lock(&self.loud).remove(&inode);
+        if lock(&self.loud).remove(&inode) {
+            self.judge(&[inode], false);
+        }
         Ok(())
     }
 
@@ -298,6 +305,7 @@ impl Worker {
         let guard = self.guard()?;
         let probe = Arc::new(Probe::new(&self.recaller.temp_dir(), &guard)?);
         *lock(&self.probe) = Some(Arc::clone(&probe));
+        self.judge(&[probe.inode()], false);
         let good = probe.check();
         *lock(&self.probe) = None;
         good
@@ -313,7 +321,6 @@ impl Worker {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
-        let mut gone = lock(&self.loud).clone();
         // The guard marks one batch while the next is looked for.
         std::thread::scope(|scope| {
             let (mut ahead, guard) = (Ahead::new(scope), &guard);
@@ -329,39 +336,46 @@ impl Worker {
                     continue;
                 };
                 marked += 1;
-                gone.remove(&(stat.dev, stat.ino));
                 batch.push(found);
                 if batch.len() == TOGETHER {
                     let found = std::mem::take(&mut batch);
-                    ahead.start(move || self.mark(guard, found, first))?.transpose()?;
+                    ahead.start(move || self.mark(guard, found))?.transpose()?;
                 }
             }
             ahead.wait()?.transpose()?;
-            self.mark(guard, batch, first)
+            self.mark(guard, batch)
         })?;
-        lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
 
-    fn mark(&self, guard: &Guard, found: Vec<Found>, first: bool) -> Result<()> {
+    fn mark(&self, guard: &Guard, found: Vec<Found>) -> Result<()> {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
-        let news = guard.mark(&names)?;
+        let known = guard.mark(&names);
+        // Of those that were marked nevertheless no openers are to wait for ever.
+        let known_of = |i: usize| known.as_ref().ok()?.get(i).copied();
+        let (mut loud, mut quiet) = (Vec::new(), Vec::new());
         // Whoever has opened one that was guarded before waits for us.
-        for ((name, file), _) in names.into_iter().zip(files).zip(news).filter(|(_, new)| *new) {
-            let Some(file) = file.or_else(|| (!first).then(|| readable(name))).map(Arc::new) else {
+        for (i, (name, file)) in names.into_iter().zip(files).enumerate() {
+            let Ok(stat) = rustix::fs::fstat(&name) else { continue };
+            if matches!(known_of(i), Some(Standing::Quiet | Standing::Loud)) {
                 continue;
-            };
+            }
+            let file = Arc::new(file.unwrap_or_else(|| readable(name)));
             // Who came since the mark waits, so who is there was there before. One that was brought back
             // since it was found, or is just now, is no stub, and everybody may have it open.
-            if Lease::take(&file, LeaseKind::Read).is_err()
-                && is_at_rest(&file)
-                && let Ok(stat) = rustix::fs::fstat(&*file)
-            {
-                lock(&self.loud).insert((stat.st_dev, stat.st_ino));
-            }
+            let is_loud = Lease::take(&file, LeaseKind::Read).is_err() && is_at_rest(&file);
+            if is_loud { &mut loud } else { &mut quiet }.push((stat.st_dev, stat.st_ino));
         }
-        Ok(())
+        self.judge(&loud, true);
+        self.judge(&quiet, false);
+        known.map(|_| ())
+    }
+
+    /// Tells the guard whether somebody had these open for writing before they were guarded.
+    fn judge(&self, inodes: &[Inode], loud: bool) {
+        // A guard that is gone needs no answer.
+        let _ = listing(Verb::Judge, loud, inodes).try_for_each(|frame| self.tell(&frame));
     }
 
     fn answer(&self, ticket: u64, code: i32, full: bool) {

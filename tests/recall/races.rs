@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::content::noise;
 use crate::support::guarded::{Guarded, is_filling, is_stub, obstacle, wait_until};
-use crate::support::{Running, say, scale};
+use crate::support::{Running, own_files, say, scale};
 
 /// One guarded folder on ext4, or why not.
 pub fn guarded(flags: &[&str]) -> Option<Guarded> {
@@ -185,6 +185,31 @@ fn a_checkout_while_names_are_exchanged_writes_into_no_other_file() {
             assert!(std::fs::read(guarded.at(i.to_string())).unwrap() == content(i), "{i} in round {round}");
         }
     }
+}
+
+#[test]
+fn who_had_a_stub_open_before_it_was_guarded_is_known_to_every_worker() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (file, content) = (guarded.at("file"), noise(1, 300_000));
+    guarded.write("file", &content);
+    guarded.stash();
+    let ours = own_files();
+    let old = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+    drop(ours);
+    guarded.start(&[]);
+    let refused = |when: &str| {
+        let error = std::fs::read(&file).map(|seen| seen.len()).expect_err(when);
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{when}: {error}");
+    };
+    refused("by the first worker");
+    guarded.guard().kill_workers();
+    refused("by the next one, at once");
+    std::thread::sleep(Duration::from_secs(1));
+    refused("by the next one, once it has looked around");
+    drop(old);
+    assert!(std::fs::read(&file).unwrap() == content);
+    wait_until("it is full", || guarded.guard().marks() == 0);
 }
 
 #[test]
