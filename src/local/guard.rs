@@ -41,7 +41,7 @@ pub enum Verb {
     /// was answered.
     Hello = 1,
     /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
-    /// opens one waits until this connection releases it.
+    /// opens one waits until this connection releases it. With `flag` 2 nothing is done but to tell what is known.
     Mark = 2,
     /// The files (`text`: pairs of device and inode) are held no longer; `flag` 1 if still stubs.
     Release = 3,
@@ -276,6 +276,11 @@ impl Guard {
     /// worker has judged it.
     pub fn mark(&self, files: &[OwnedFd]) -> Result<Vec<Standing>> {
         self.mark_as(files, 0)
+    }
+
+    /// What is known of files; nothing is done to them.
+    pub fn look(&self, files: &[OwnedFd]) -> Result<Vec<Standing>> {
+        self.mark_as(files, 2)
     }
 
     fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<Vec<Standing>> {

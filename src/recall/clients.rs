@@ -92,6 +92,10 @@ impl Guard {
             }
             // The kernel drops those that there is no room for.
             Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
+            Verb::Mark if frame.flag == 2 => {
+                let known = |file: &OwnedFd| look(&state, file) as u8;
+                Some(Frame { text: files.iter().map(known).collect(), ..done })
+            }
             Verb::Mark => {
                 let (code, text) = self.mark_all(&mut state, client, peer, frame, files);
                 Some(Frame { code, text, ..done })
@@ -256,6 +260,12 @@ impl Guard {
             })
             .collect()
     }
+}
+
+/// What is known of a file.
+fn look(state: &State, file: &OwnedFd) -> Standing {
+    let stat = rustix::fs::fstat(file);
+    stat.map_or(Standing::New, |stat| state.desk.look(inode_of(&stat), Birth::of(file)))
 }
 
 /// A client may have its own user's files guarded, and see who waits for them.

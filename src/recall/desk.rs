@@ -127,6 +127,12 @@ impl<E> Desk<E> {
         self.standing(inode) == Some(Standing::Loud)
     }
 
+    /// What is known of a file.
+    pub fn look(&self, inode: Inode, birth: Birth) -> Standing {
+        let known = self.marked.get(&inode).filter(|file| file.birth == birth);
+        known.map_or(Standing::New, |file| file.standing)
+    }
+
     fn standing(&self, inode: Inode) -> Option<Standing> {
         self.marked.get(&inode).map(|file| file.standing)
     }

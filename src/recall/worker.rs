@@ -5,15 +5,13 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rustix::fs::{Mode, OFlags};
-
 use super::desk::Inode;
+use super::found::{Found, Look, readable};
 use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
@@ -21,14 +19,12 @@ use crate::base::path::RelPath;
 use crate::engine::ahead::Ahead;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Progress, Recaller};
-use crate::format::stub::{MarkState, XATTR, looks_like_stub};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Standing, Verb, listing, receive, send};
-use crate::local::inspect::{first_block, marked};
 use crate::local::lease::{Lease, LeaseKind};
-use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// How the worker is to behave.
 pub struct Settings {
@@ -315,8 +311,7 @@ impl Worker {
         Guard::connect(self.recaller.id()).ok_or_else(|| Error::Refused("the guard does not answer".into()))
     }
 
-    /// At `first` each stub is opened before it is guarded: to be opened later, one that somebody has a lease on would
-    /// have to wait for him.
+    /// At `first` each stub is opened; later only those that are new, or that an old writer may have let go.
     fn mark_tree(&self, first: bool) -> Result<u64> {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
@@ -339,32 +334,34 @@ impl Worker {
                 batch.push(found);
                 if batch.len() == TOGETHER {
                     let found = std::mem::take(&mut batch);
-                    ahead.start(move || self.mark(guard, found))?.transpose()?;
+                    ahead.start(move || self.mark(guard, found, first))?.transpose()?;
                 }
             }
             ahead.wait()?.transpose()?;
-            self.mark(guard, batch)
+            self.mark(guard, batch, first)
         })?;
         Ok(marked)
     }
 
-    fn mark(&self, guard: &Guard, found: Vec<Found>) -> Result<()> {
+    fn mark(&self, guard: &Guard, found: Vec<Found>, first: bool) -> Result<()> {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
+        let before = if first { Vec::new() } else { guard.look(&names)? };
+        let begin = |(i, file): (usize, Option<File>)| {
+            let name = || names[i].try_clone().map(readable);
+            let known = before.get(i) == Some(&Standing::Quiet);
+            (!known).then(|| file.map_or_else(name, Ok).ok().map(Look::begin)).flatten()
+        };
+        let looks: Vec<Option<Look>> = files.into_iter().enumerate().map(begin).collect();
         let known = guard.mark(&names);
-        // Of those that were marked nevertheless no openers are to wait for ever.
-        let known_of = |i: usize| known.as_ref().ok()?.get(i).copied();
         let (mut loud, mut quiet) = (Vec::new(), Vec::new());
-        // Whoever has opened one that was guarded before waits for us.
-        for (i, (name, file)) in names.into_iter().zip(files).enumerate() {
+        for (i, (name, look)) in names.into_iter().zip(looks).enumerate() {
             let Ok(stat) = rustix::fs::fstat(&name) else { continue };
-            if matches!(known_of(i), Some(Standing::Quiet | Standing::Loud)) {
+            // Of those that were marked in spite of an error no openers are to wait for ever.
+            if known.as_ref().ok().and_then(|known| known.get(i)) == Some(&Standing::Quiet) {
                 continue;
             }
-            let file = Arc::new(file.unwrap_or_else(|| readable(name)));
-            // Who came since the mark waits, so who is there was there before. One that was brought back
-            // since it was found, or is just now, is no stub, and everybody may have it open.
-            let is_loud = Lease::take(&file, LeaseKind::Read).is_err() && is_at_rest(&file);
+            let is_loud = look.unwrap_or_else(|| Look::begin(readable(name))).is_loud();
             if is_loud { &mut loud } else { &mut quiet }.push((stat.st_dev, stat.st_ino));
         }
         self.judge(&loud, true);
@@ -386,74 +383,6 @@ impl Worker {
     fn tell(&self, frame: &Frame) -> Result<()> {
         let frame = Frame { folder: self.recaller.id(), ..frame.clone() };
         send(self.socket.as_fd(), &frame, &[]).map_err(|e| Error::io("telling", "the guard", e))
-    }
-}
-
-/// A file that is to be guarded.
-struct Found {
-    /// Opened as a mere name, which needs no permission.
-    name: OwnedFd,
-    /// Open for reading, if we may, and if that had to be looked at.
-    file: Option<File>,
-}
-
-impl Found {
-    /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
-    ///
-    /// What its mark tells is not opened, but at first: whoever watches the tree would take that for use.
-    fn open(tree: &Root, path: &RelPath, first: bool) -> Result<Option<Self>> {
-        let Some(name) = unless_short(tree.open_name(path))? else { return Ok(None) };
-        let Ok(stat) = rustix::fs::fstat(&name) else { return Ok(None) };
-        let us = rustix::process::geteuid();
-        if !us.is_root() && stat.st_uid != us.as_raw() {
-            return Ok(None);
-        }
-        // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if !first && has_mark(&name) {
-            return Ok(Some(Self { name, file: None }));
-        }
-        let file = unless_short(tree.open_file(path, Access::Read))?;
-        let is_stub = |file: &File| {
-            marked(file).is_ok_and(|mark| mark.is_some())
-                || first_block(file).map_or(true, |block| looks_like_stub(&block))
-        };
-        Ok(file.as_ref().is_none_or(is_stub).then_some(Self { name, file }))
-    }
-}
-
-/// `None` for what is gone, or not ours to read. That we have no descriptors left says nothing of the file.
-fn unless_short<T>(opened: Result<T>) -> Result<Option<T>> {
-    match opened {
-        Err(e) if matches!(e.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => Err(e),
-        opened => Ok(opened.ok()),
-    }
-}
-
-/// Whether a file that is open as a mere name has the mark of a stub.
-fn has_mark(name: &OwnedFd) -> bool {
-    let mut mark = [0u8; 64];
-    rustix::fs::getxattr(format!("/proc/self/fd/{}", name.as_raw_fd()), XATTR, &mut mark).is_ok()
-}
-
-/// The file, open for reading; it comes as a mere name where the opener's mount would not do.
-fn readable(file: OwnedFd) -> File {
-    let is_name = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::PATH));
-    let open = || {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
-    };
-    match is_name.then(open) {
-        Some(Ok(opened)) => File::from(opened),
-        // What cannot be read is refused when it is looked at.
-        _ => File::from(file),
-    }
-}
-
-/// Whether it is a stub that nobody is filling.
-fn is_at_rest(file: &File) -> bool {
-    match marked(file) {
-        Ok(Some(mark)) => mark.state == MarkState::Stub,
-        _ => first_block(file).is_ok_and(|block| looks_like_stub(&block)),
     }
 }
 
