@@ -100,6 +100,8 @@ pub(super) struct State {
     truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
     pub processes: HashMap<Client, Peer>,
+    /// Nobody is made to wait any more.
+    closed: bool,
 }
 
 /// The other end of a connection.
@@ -180,6 +182,9 @@ impl Guard {
         let mut state = self.state();
         if state.processes.values().any(|peer| is_of(event.thread, *peer)) {
             return self.group.allow_at_once(event);
+        }
+        if state.closed {
+            return self.group.refuse(&event, libc::EIO);
         }
         // Who throws the content away need not wait for it, unless it is on its way already.
         let alone = !state.desk.is_held(inode) && !state.desk.is_wanted(inode);
@@ -330,6 +335,7 @@ impl Guard {
     /// from here on.
     pub fn close(&self) -> usize {
         let mut state = self.state();
+        state.closed = true;
         let numbers: Vec<u64> = state.desk.waiting().map(|(number, _)| number).collect();
         for ticket in numbers.into_iter().filter_map(|number| state.desk.end(number)) {
             self.group.refuse(&ticket.event.event, libc::EIO);
@@ -338,6 +344,33 @@ impl Guard {
             self.group.refuse(&stranger.waiter.event, libc::EIO);
         }
         state.desk.marked()
+    }
+
+    /// Lets workers finish what they have in hand, for so long at most. Where the service manager keeps the
+    /// group nobody would answer them afterwards: they would neither go on nor end.
+    pub fn dismiss(&self, patience: Duration) {
+        for worker in self.state().workers.values() {
+            let _ = rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Write);
+        }
+        let since = Instant::now();
+        loop {
+            let workers: Vec<Peer> = self.state().processes.values().filter(|p| p.worker).copied().collect();
+            if workers.is_empty() {
+                return;
+            }
+            if since.elapsed() > patience {
+                let ids = workers.iter().filter_map(|peer| rustix::process::Pid::from_raw(peer.process));
+                return ids.for_each(|id| {
+                    let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
     }
 
     /// The group, for the service manager to keep.

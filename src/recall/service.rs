@@ -67,6 +67,9 @@ impl Charge {
     }
 }
 
+/// How long workers may finish what they have in hand when the guard ends.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// A user's home directory.
 fn home_of(user: u32) -> Option<PathBuf> {
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
@@ -97,9 +100,8 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let left = guard.close();
-    // Nobody would read it.
-    let _ =
-        sd_notify::notify(&[sd_notify::NotifyState::FdStoreRemove, sd_notify::NotifyState::FdName("group")]);
+    guard.dismiss(PARTING);
+    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
     // Only ours: a newer guard may listen there by now.
     let _ = std::fs::remove_file(&options.socket);
     if left > 0 {
@@ -141,7 +143,8 @@ fn group(accesses: bool) -> Result<(Group, bool)> {
     })
 }
 
-/// Leaves the group with the service manager, so that nobody is let in while this process restarts.
+/// Leaves the group with the service manager, so that nobody is let in while this process restarts. It lets go of
+/// it when the service stops for good.
 fn keep(guard: &Guard) {
     use sd_notify::NotifyState::{FdName, FdStore};
     let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[guard.group()]);
@@ -188,7 +191,7 @@ fn accept(guard: &Arc<Guard>, listener: &OwnedFd) {
 fn supervise(guard: &Arc<Guard>, charge: &Charge) {
     const PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
     let mut pause = PAUSES.start;
-    loop {
+    while !guard.is_closed() {
         let begun = Instant::now();
         if let Err(e) = serve_once(guard, charge) {
             eprintln!("ddr guard: the worker of {} did not start: {e}", charge.root.display());

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -328,22 +328,34 @@ impl Manager {
         Self { socket, path }
     }
 
+    /// The next message, and a descriptor that came along.
+    fn next(&self) -> std::io::Result<(String, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
+        let slices = &mut [IoSliceMut::new(&mut bytes)];
+        let got = rustix::net::recvmsg(&self.socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
+        let fds = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        Ok((text, fds))
+    }
+
     /// The next descriptor that is to be kept.
     fn kept(&self) -> OwnedFd {
         loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-            let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
-            let slices = &mut [IoSliceMut::new(&mut bytes)];
-            let got = rustix::net::recvmsg(&self.socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)
-                .expect("a message from the guard");
-            let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                    assert!(text.contains("FDSTORE=1"), "{text}");
-                    return fds.next().expect("a descriptor");
-                }
+            if let (text, Some(fd)) = self.next().expect("a message from the guard") {
+                assert!(text.contains("FDSTORE=1"), "{text}");
+                return fd;
             }
         }
+    }
+
+    /// What else it was told by now.
+    fn told(&self) -> Vec<String> {
+        self.socket.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| self.next().ok()).map(|(text, _)| text).collect()
     }
 
     /// Starts a guard as a service manager does, handing it what was kept.
@@ -365,6 +377,50 @@ impl Manager {
             };
         }
         Guard::spawn(command)
+    }
+}
+
+#[test]
+fn with_a_service_manager_a_guard_that_is_told_to_restart_lets_nobody_see_a_stub() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let manager = Manager::new(&guarded);
+    let guard = manager.start(&guarded, None);
+    let kept = manager.kept();
+    guard.wait_for(" guarded (");
+    guarded.guard = Some(guard);
+    const COUNT: u64 = 40;
+    stubs(&guarded, COUNT);
+    let read = |path: PathBuf| std::thread::spawn(move || std::fs::read(path));
+    let paths: Vec<_> = (1..COUNT).map(|i| guarded.at(i.to_string())).collect();
+    // Some come before, some while there is no guard, and some after.
+    let coming = std::thread::spawn(move || {
+        let open = |path| {
+            std::thread::sleep(Duration::from_millis(20));
+            (std::thread::spawn(move || std::fs::read(path)), Instant::now())
+        };
+        paths.into_iter().map(open).collect::<Vec<_>>()
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    guarded.guard.as_mut().unwrap().stop();
+    let stopped = Instant::now();
+    let told = manager.told();
+    assert!(!told.iter().any(|text| text.contains("FDSTOREREMOVE")), "{told:?}");
+    let between = read(guarded.at("0"));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!between.is_finished(), "nobody is there to let anybody in");
+    guarded.guard = Some(manager.start(&guarded, Some(&kept)));
+    assert!(between.join().unwrap().unwrap() == noise(0, SIZE));
+    for (i, (reader, came)) in (1..).zip(coming.join().unwrap()) {
+        match reader.join().unwrap() {
+            Ok(seen) => assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", &seen[..30]),
+            // Who had to wait for the one that stopped.
+            Err(e) => assert!(e.raw_os_error() == Some(libc::EIO) && came < stopped, "{i}: {e}"),
+        }
+    }
+    guarded.guard().wait_for(" guarded (");
+    for i in 0..COUNT {
+        assert!(std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, SIZE), "{i}");
     }
 }
 
