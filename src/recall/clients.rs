@@ -3,7 +3,7 @@
 //! Promises that a client may only have its own user's files guarded, and only where a worker fills them, that a hold ends with its
 //! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -26,11 +26,11 @@ impl Guard {
             let _ = try_send(socket.as_fd(), &full, &[]);
             return;
         }
-        let mut home = None;
+        let mut home: Option<Home> = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
             let hello = frame.verb == Verb::Hello;
-            if hello && peer.worker {
-                home = Some((peer.user, frame.folder));
+            if hello {
+                home = peer.worker.map(|place| (peer.user, frame.folder, place));
             }
             let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
             if send(socket.as_fd(), &answer, &[]).is_err() {
@@ -55,9 +55,10 @@ impl Guard {
     /// Takes a client in, unless its user has too many.
     fn admit(&self, client: Client, peer: Peer) -> bool {
         let mut state = self.state();
-        let theirs = state.processes.values().filter(|other| other.user == peer.user && !other.worker);
+        let theirs =
+            state.processes.values().filter(|other| other.user == peer.user && other.worker.is_none());
         let full = theirs.count() >= self.options.limits.connections;
-        if full && peer.user != 0 && !peer.worker {
+        if full && peer.user != 0 && peer.worker.is_none() {
             return false;
         }
         state.processes.insert(client, peer);
@@ -74,17 +75,11 @@ impl Guard {
     ) -> Option<Frame> {
         let done = Frame::new(Verb::Done);
         let mut state = self.state();
+        if let Some(place) = peer.worker {
+            let home = (peer.user, frame.folder, place);
+            return self.handle_worker(&mut state, socket, home, frame, files);
+        }
         match frame.verb {
-            Verb::Hello if peer.worker => {
-                let root = files.into_iter().next();
-                let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
-                state.deadlines.insert(home, self.within(frame.number));
-                state.workers.insert(home, Worker { socket, root });
-                let numbers = state.desk.for_worker(home);
-                self.ask(&mut state, &numbers);
-                // From now on it may have files guarded.
-                Some(done)
-            }
             Verb::Hello => {
                 let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
                 let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
@@ -104,27 +99,6 @@ impl Guard {
                 self.release(&mut state, client, frame);
                 Some(done)
             }
-            Verb::Answer if peer.worker => {
-                self.answer(&mut state, peer, frame);
-                None
-            }
-            Verb::Progress if peer.worker => {
-                let ticket = state.desk.ticket_mut(frame.ticket);
-                if let Some(ticket) = ticket.filter(|ticket| ticket.home.0 == peer.user) {
-                    ticket.event.done = frame.number;
-                }
-                None
-            }
-            Verb::Ready if peer.worker => {
-                state.served.insert((peer.user, frame.folder));
-                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                self.introduce(&mut state);
-                None
-            }
-            Verb::Judge if peer.worker => {
-                self.judge(&mut state, peer, frame);
-                None
-            }
             Verb::List => {
                 let rows = self.list(&state, peer);
                 // Who does not read must not keep everybody else waiting: he hears how many there are.
@@ -140,6 +114,43 @@ impl Guard {
             }
             _ => Some(Frame { code: libc::EINVAL, ..done }),
         }
+    }
+
+    /// What a worker says, and what it is answered.
+    fn handle_worker(
+        &self,
+        state: &mut State,
+        socket: &Arc<OwnedFd>,
+        home: Home,
+        frame: &Frame,
+        files: Vec<OwnedFd>,
+    ) -> Option<Frame> {
+        match frame.verb {
+            Verb::Hello => {
+                let (root, socket) = (files.into_iter().next(), Arc::clone(socket));
+                state.deadlines.insert(home, self.within(frame.number));
+                state.workers.insert(home, Worker { socket, root });
+                let numbers = state.desk.for_worker(home);
+                self.ask(state, &numbers);
+                // From now on it may have files guarded.
+                return Some(Frame::new(Verb::Done));
+            }
+            Verb::Answer => self.answer(state, home, frame),
+            Verb::Progress => {
+                let ticket = state.desk.ticket_mut(frame.ticket);
+                if let Some(ticket) = ticket.filter(|ticket| ticket.home == home) {
+                    ticket.event.done = frame.number;
+                }
+            }
+            Verb::Ready => {
+                state.served.insert(home);
+                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
+                self.introduce(state);
+            }
+            Verb::Judge => self.judge(state, home, frame),
+            _ => return Some(Frame { code: libc::EINVAL, ..Frame::new(Verb::Done) }),
+        }
+        None
     }
 
     /// Marks files; what was known of each. With an errno nothing of it is held.
@@ -186,7 +197,7 @@ impl Guard {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
         }
         // Nobody would ever fill it, and whoever opens it would wait in vain.
-        let Some(home) = home_of(state, peer, folder, stat.st_uid) else {
+        let Some(home) = self.home_of(state, peer, folder, &file, stat.st_uid) else {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
         };
         let inode = inode_of(&stat);
@@ -204,13 +215,42 @@ impl Guard {
         Ok((inode, known))
     }
 
+    /// Whose worker is to fill a client's file: its own, if it is one; else that of the place where it lies.
+    /// Root works on anybody's folder: the file's owner's, if he has one there; else root's; else whose the
+    /// folder is.
+    fn home_of(
+        &self,
+        state: &State,
+        peer: Peer,
+        folder: FolderId,
+        file: &OwnedFd,
+        owner: u32,
+    ) -> Option<Home> {
+        let known = state.workers.keys().chain(&state.served).copied();
+        let mut fits: Vec<Home> = known.filter(|home| may_serve(peer, folder, *home)).collect();
+        fits.sort_unstable();
+        fits.dedup();
+        if fits.len() < 2 {
+            return fits.pop();
+        }
+        let same = state.processes.values().filter(|other| other.process == peer.process);
+        let own = same.filter_map(|other| other.worker).next();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let lies = |place: usize| {
+            let root = self.places.get(place).filter(|root| name.starts_with(root));
+            root.map(|root| root.as_os_str().len())
+        };
+        fits.into_iter().max_by_key(|home| (Some(home.2) == own, home.0 == owner, home.0 == 0, lies(home.2)))
+    }
+
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
         listed(frame).for_each(|inode| self.let_go(state, client, inode, frame.flag == 1));
     }
 
     /// A worker says who has stubs of its folder open; who waited for that goes on.
-    fn judge(&self, state: &mut State, peer: Peer, frame: &Frame) {
-        let its = |home| may_serve(peer, frame.folder, home);
+    fn judge(&self, state: &mut State, home: Home, frame: &Frame) {
+        // Root's worker has others' files guarded, too, and clones may share one.
+        let its = |other: Home| other.1 == home.1 && (home.0 == 0 || home.0 == other.0);
         let numbers: Vec<u64> =
             listed(frame).flat_map(|inode| state.desk.judge(inode, its, frame.flag == 1)).collect();
         self.ask(state, &numbers);
@@ -226,8 +266,8 @@ impl Guard {
         self.ask(state, &numbers);
     }
 
-    fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
-        let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
+    fn answer(&self, state: &mut State, home: Home, frame: &Frame) {
+        let Some(ticket) = state.desk.answered(frame.ticket, home) else { return };
         let event = &ticket.event.event;
         if frame.code != 0 {
             return self.group.refuse(event, frame.code);
@@ -276,14 +316,6 @@ fn may(peer: Peer, owner: u32) -> bool {
 /// Whether a client's stubs of this folder may be filled by the workers of this home.
 fn may_serve(peer: Peer, folder: FolderId, home: Home) -> bool {
     home.1 == folder && (peer.user == 0 || peer.user == home.0)
-}
-
-/// Whose worker is to fill a client's file. Root works on anybody's folder: the file's owner's, if he has
-/// one there; else root's; else whose the folder is.
-fn home_of(state: &State, peer: Peer, folder: FolderId, owner: u32) -> Option<Home> {
-    let known = state.workers.keys().chain(&state.served).copied();
-    let fits = known.filter(|home| may_serve(peer, folder, *home));
-    fits.max_by_key(|home| (home.0 == owner, home.0 == 0))
 }
 
 fn text_of(frame: &Frame) -> String {

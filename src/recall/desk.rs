@@ -15,8 +15,8 @@ use crate::local::guard::Standing;
 pub type Inode = (u64, u64);
 /// A connection to the guard.
 pub type Client = u64;
-/// Whose worker fills a file: its user's, of this folder.
-pub type Home = (u32, FolderId);
+/// Whose worker fills a file: its user's, of this folder, in this place (clones are folders of one id).
+pub type Home = (u32, FolderId, usize);
 
 /// An opener that waits.
 #[derive(Debug)]
@@ -330,7 +330,7 @@ fn less(counts: &mut HashMap<u32, usize>, user: u32) {
 mod tests {
     use super::*;
 
-    const HOME: Home = (7, FolderId([1; 16]));
+    const HOME: Home = (7, FolderId([1; 16]), 0);
     const FILE: Inode = (1, 2);
     const ONE: Birth = Birth::UNKNOWN;
 
@@ -407,7 +407,7 @@ mod tests {
             let Verdict::Wait(number, true) = desk.event(FILE, 0, 0, 'a') else { panic!("it is marked") };
             assert!(desk.ask(number).is_some());
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
-            assert!(desk.answered(number, (9, HOME.1)).is_none() && desk.is_wanted(FILE));
+            assert!(desk.answered(number, (9, HOME.1, 0)).is_none() && desk.is_wanted(FILE));
             ends(&mut desk, number);
             assert!(!desk.is_wanted(FILE));
         }
@@ -417,13 +417,13 @@ mod tests {
     fn only_its_own_worker_answers_a_ticket() {
         let mut desk = marked(&[FILE]);
         desk.event(FILE, 0, 0, 'a');
-        assert!(desk.answered(1, (9, HOME.1)).is_none());
+        assert!(desk.answered(1, (9, HOME.1, 0)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
     }
 
     #[test]
     fn each_home_has_a_deadline_of_its_own() {
-        let (mut desk, other) = (marked(&[FILE, (1, 3)]), (8, HOME.1));
+        let (mut desk, other) = (marked(&[FILE, (1, 3)]), (8, HOME.1, 0));
         desk.mark((1, 3), ONE, other, None);
         desk.event(FILE, 0, 5, 'a');
         desk.event((1, 3), 0, 5, 'b');

@@ -111,8 +111,8 @@ pub struct Peer {
     pub user: u32,
     /// Its process.
     pub process: i32,
-    /// Whether the guard started it as a worker.
-    pub worker: bool,
+    /// Which place the guard started it for, if it is a worker.
+    pub worker: Option<usize>,
 }
 
 /// Shared by all threads of the guard.
@@ -125,17 +125,20 @@ pub struct Guard {
     reads: AtomicU64,
     start: Instant,
     pub(super) options: Options,
+    /// The roots of the folders it looks after.
+    pub(super) places: Vec<PathBuf>,
     /// Workers that must have looked around before a file that none has named is let in.
     awaited: usize,
 }
 
 impl Guard {
-    /// A guard over this group. Where an earlier guard has marked files, those that come before so many
-    /// workers have looked around must wait.
-    pub fn new(group: Group, options: Options, awaited: usize) -> Self {
+    /// A guard over this group, of folders in these places. Where an earlier guard has marked files (`adopted`),
+    /// those that come before all workers have looked around must wait.
+    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, adopted: bool) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { group, state: Mutex::default(), clients, readers, reads, start, options, awaited }
+        let awaited = if adopted { places.len() } else { 0 };
+        Self { group, state: Mutex::default(), clients, readers, reads, start, options, places, awaited }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -354,7 +357,8 @@ impl Guard {
         }
         let since = Instant::now();
         loop {
-            let workers: Vec<Peer> = self.state().processes.values().filter(|p| p.worker).copied().collect();
+            let workers: Vec<Peer> =
+                self.state().processes.values().filter(|p| p.worker.is_some()).copied().collect();
             if workers.is_empty() {
                 return;
             }

@@ -63,6 +63,17 @@ impl Owned {
         folder
     }
 
+    /// Clones such a folder from its store, to this place.
+    pub fn add_clone(&mut self, name: &str, folder: PathBuf, user: u32) -> PathBuf {
+        let store = self.guarded.sandbox.root().join(format!("store of {name}"));
+        std::fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(user), Some(user)).unwrap();
+        let line = format!("\"$ddr\" clone '{}' . --same-disk", store.display());
+        self.run_in(&folder, user, &line).expect(&[0]).unwrap();
+        self.folders.push(folder.clone());
+        folder
+    }
+
     /// Runs a line as this user, in the folder.
     fn run(&self, user: u32, line: &str) -> crate::support::Output {
         self.run_in(&self.folder(), user, line)
