@@ -104,6 +104,14 @@ pub(super) struct State {
     closed: bool,
 }
 
+impl State {
+    /// How many openers of a user wait, known or not.
+    fn waits_of(&self, user: u32) -> usize {
+        let strangers = self.strangers.iter().filter(|stranger| stranger.waiter.opener.user == user);
+        self.desk.waits_of(user) + strangers.count()
+    }
+}
+
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -198,7 +206,7 @@ impl Guard {
             return self.group.allow_at_once(event);
         }
         let opener = Opener::of(event.thread);
-        if opener.user != 0 && state.desk.waits_of(opener.user) >= self.options.limits.files {
+        if opener.user != 0 && state.waits_of(opener.user) >= self.options.limits.files {
             return self.group.refuse(&event, libc::EBUSY);
         }
         let user = opener.user;
