@@ -7,6 +7,7 @@ mod far;
 mod folders;
 mod kills;
 mod limits;
+mod manager;
 mod manners;
 mod matrix;
 mod order;

@@ -121,7 +121,8 @@ WantedBy=default.target
     )
 }
 
-/// The guard. Its event group stays with systemd while it is restarted, so that nobody is let in meanwhile.
+/// The guard. Its event group stays with systemd while it is restarted, so that nobody is let in meanwhile, and
+/// is released when it is stopped. Workers that a killed guard left are killed: nobody would answer them.
 fn guard_text(program: &str, folders: &str) -> String {
     format!(
         "{MARK}
@@ -135,6 +136,7 @@ Type=notify
 ExecStart={program} guard {folders}
 Restart=always
 RestartSec=100ms
+KillMode=mixed
 FileDescriptorStoreMax=16
 FileDescriptorStorePreserve=restart
 OOMScoreAdjust=-900

@@ -26,7 +26,7 @@ pub const MOST_FDS: usize = 128;
 pub const FRAME: usize = 512;
 /// What both ends must speak. A guard outlives an update of the program: whoever speaks another version is no
 /// guard to a client, and no client to a guard.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
@@ -37,18 +37,20 @@ pub fn socket_path() -> PathBuf {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
     /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
-    /// how many milliseconds an opener may wait (0: as long as is usual).
+    /// how many milliseconds an opener may wait (0: as long as is usual); it may have files guarded once that
+    /// was answered.
     Hello = 1,
     /// The files that come along (`number`) are stubs, or are about to be: guard them. With `flag` 1 whoever
-    /// opens one waits until this connection releases it.
+    /// opens one waits until this connection releases it. With `flag` 2 nothing is done but to tell what is known.
     Mark = 2,
     /// The files (`text`: pairs of device and inode) are held no longer; `flag` 1 if still stubs.
     Release = 3,
     /// A worker's verdict on a ticket: `code` is 0 or an errno; `flag` 1 if the file is full now.
     Answer = 4,
-    /// The guard asks its worker to decide about an opener; the file comes along.
+    /// The guard asks its worker to decide about an opener; the file comes along. `flag` 1 if it is
+    /// [`Standing::Loud`].
     Ask = 5,
-    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has 1 for each newly guarded file; to an
+    /// Yes, or why not: `code` is 0 or an errno. To a mark, `text` has a [`Standing`] for each file; to an
     /// introduction, `flag` is 1 if the folder has a worker, and `number` of the user's files are guarded.
     Done = 6,
     /// Lists who waits: one `Waiting` each, as many as the socket takes, then `Done` with their `number`.
@@ -61,12 +63,36 @@ pub enum Verb {
     Cancel = 10,
     /// A worker has marked every stub it found: `number` of them.
     Ready = 11,
+    /// A worker has looked whether anybody had these files (`text`, as for a release) open for writing
+    /// before they were guarded: `flag` 1 if so.
+    Judge = 12,
+}
+
+/// What the guard knows of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nobody had it open for writing when it was first guarded.
+    Quiet = 0,
+    /// Nothing: it is guarded from now on.
+    New = 1,
+    /// Somebody had: he waits for nobody, and may write at any moment.
+    Loud = 2,
+    /// Its worker has not said yet which of both; openers wait for that.
+    Unjudged = 3,
+}
+
+impl Standing {
+    fn of(byte: u8) -> Self {
+        use Standing::*;
+        // What we do not know is to be looked at.
+        [Quiet, New, Loud].into_iter().find(|one| *one as u8 == byte).unwrap_or(Unjudged)
+    }
 }
 
 impl Verb {
     fn of(byte: u8) -> Option<Self> {
         use Verb::*;
-        [Hello, Mark, Release, Answer, Ask, Done, List, Waiting, Progress, Cancel, Ready]
+        [Hello, Mark, Release, Answer, Ask, Done, List, Waiting, Progress, Cancel, Ready, Judge]
             .into_iter()
             .find(|verb| *verb as u8 == byte)
     }
@@ -131,6 +157,20 @@ impl Frame {
             text: bytes[FIXED..].to_vec(),
         })
     }
+}
+
+/// Frames that say something of these inodes (device, number).
+pub fn listing(verb: Verb, flag: bool, inodes: &[(u64, u64)]) -> impl Iterator<Item = Frame> {
+    inodes.chunks((FRAME - FIXED) / 16).map(move |some| {
+        let text = some.iter().flat_map(|(dev, ino)| [dev.to_le_bytes(), ino.to_le_bytes()]);
+        Frame { flag: flag.into(), text: text.flatten().collect(), ..Frame::new(verb) }
+    })
+}
+
+/// The inodes that a frame tells of.
+pub fn listed(frame: &Frame) -> impl Iterator<Item = (u64, u64)> {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+    frame.text.chunks_exact(16).map(move |pair| (number(&pair[..8]), number(&pair[8..])))
 }
 
 /// Sends one frame with descriptors.
@@ -228,33 +268,36 @@ impl Guard {
     /// Marks files (opened in any way), and makes whoever opens one wait until [`Self::release`].
     /// Yields which were not guarded before; on an error nothing is held that was not before.
     pub fn hold(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
-        self.mark_as(files, 1)
+        let known = self.mark_as(files, 1)?;
+        Ok(known.into_iter().map(|standing| standing == Standing::New).collect())
     }
 
-    /// Marks files that are stubs already; which of them are newly guarded.
-    pub fn mark(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
+    /// Marks files that are stubs already; what was known of them. Who opens one that is new waits until its
+    /// worker has judged it.
+    pub fn mark(&self, files: &[OwnedFd]) -> Result<Vec<Standing>> {
         self.mark_as(files, 0)
     }
 
-    fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<Vec<bool>> {
+    /// What is known of files; nothing is done to them.
+    pub fn look(&self, files: &[OwnedFd]) -> Result<Vec<Standing>> {
+        self.mark_as(files, 2)
+    }
+
+    fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<Vec<Standing>> {
         let mut news = Vec::with_capacity(files.len());
         for some in files.chunks(MOST_FDS) {
             let fds: Vec<BorrowedFd> = some.iter().map(AsFd::as_fd).collect();
             let answer =
                 self.ask(&Frame { flag, number: fds.len() as u64, ..Frame::new(Verb::Mark) }, &fds)?;
-            news.extend(answer.text.iter().map(|new| *new == 1));
+            news.extend(answer.text.iter().map(|byte| Standing::of(*byte)));
         }
         Ok(news)
     }
 
     /// Lets those who wait for these inodes (device, number) in, if they are stubs by way of a recall.
     pub fn release(&self, inodes: &[(u64, u64)], stubs: bool) -> Result<()> {
-        for some in inodes.chunks((FRAME - FIXED) / 16) {
-            let text = some.iter().flat_map(|(dev, ino)| [dev.to_le_bytes(), ino.to_le_bytes()]);
-            let text = text.flatten().collect();
-            self.ask(&Frame { flag: stubs.into(), text, ..Frame::new(Verb::Release) }, &[])?;
-        }
-        Ok(())
+        let mut frames = listing(Verb::Release, stubs, inodes);
+        frames.try_for_each(|frame| self.ask(&frame, &[]).map(|_| ()))
     }
 
     /// Everybody who waits for a stub of ours, and since how many milliseconds (`number`, `other`:

@@ -1,20 +1,20 @@
 //! The guard's side of its connections: workers, and every other ddr process.
 //!
-//! Promises that a client may only have its own user's files guarded, that a hold ends with its
+//! Promises that a client may only have its own user's files guarded, and only where a worker fills them, that a hold ends with its
 //! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 
-use super::desk::{Client, Inode};
+use super::desk::{Client, Home, Inode};
 use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
 use super::handle::Birth;
 use crate::base::id::FolderId;
 use crate::base::units::count;
-use crate::local::guard::{Frame, Verb, receive, send, try_send};
+use crate::local::guard::{Frame, Standing, Verb, listed, receive, send, try_send};
 
 impl Guard {
     /// Serves one connection until it ends, and lets go what it held.
@@ -26,11 +26,11 @@ impl Guard {
             let _ = try_send(socket.as_fd(), &full, &[]);
             return;
         }
-        let mut home = None;
+        let mut home: Option<Home> = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
             let hello = frame.verb == Verb::Hello;
-            if hello && peer.worker {
-                home = Some((peer.user, frame.folder));
+            if hello {
+                home = peer.worker.map(|place| (peer.user, frame.folder, place));
             }
             let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
             if send(socket.as_fd(), &answer, &[]).is_err() {
@@ -55,9 +55,10 @@ impl Guard {
     /// Takes a client in, unless its user has too many.
     fn admit(&self, client: Client, peer: Peer) -> bool {
         let mut state = self.state();
-        let theirs = state.processes.values().filter(|other| other.user == peer.user && !other.worker);
+        let theirs =
+            state.processes.values().filter(|other| other.user == peer.user && other.worker.is_none());
         let full = theirs.count() >= self.options.limits.connections;
-        if full && peer.user != 0 && !peer.worker {
+        if full && peer.user != 0 && peer.worker.is_none() {
             return false;
         }
         state.processes.insert(client, peer);
@@ -74,23 +75,22 @@ impl Guard {
     ) -> Option<Frame> {
         let done = Frame::new(Verb::Done);
         let mut state = self.state();
+        if let Some(place) = peer.worker {
+            let home = (peer.user, frame.folder, place);
+            return self.handle_worker(&mut state, socket, home, frame, files);
+        }
         match frame.verb {
-            Verb::Hello if peer.worker => {
-                let root = files.into_iter().next();
-                let (home, socket) = ((peer.user, frame.folder), Arc::clone(socket));
-                state.deadlines.insert(home, self.within(frame.number));
-                state.workers.insert(home, Worker { socket, root });
-                let numbers = state.desk.for_worker(home);
-                self.ask(&mut state, &numbers);
-                None
-            }
             Verb::Hello => {
-                let flag = state.served.iter().any(|home| home.1 == frame.folder && may_serve(peer, home.0));
+                let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
                 let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
                 Some(Frame { flag, number, ..done })
             }
             // The kernel drops those that there is no room for.
             Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
+            Verb::Mark if frame.flag == 2 => {
+                let known = |file: &OwnedFd| look(&state, file) as u8;
+                Some(Frame { text: files.iter().map(known).collect(), ..done })
+            }
             Verb::Mark => {
                 let (code, text) = self.mark_all(&mut state, client, peer, frame, files);
                 Some(Frame { code, text, ..done })
@@ -98,23 +98,6 @@ impl Guard {
             Verb::Release => {
                 self.release(&mut state, client, frame);
                 Some(done)
-            }
-            Verb::Answer if peer.worker => {
-                self.answer(&mut state, peer, frame);
-                None
-            }
-            Verb::Progress if peer.worker => {
-                let ticket = state.desk.ticket_mut(frame.ticket);
-                if let Some(ticket) = ticket.filter(|ticket| ticket.home.0 == peer.user) {
-                    ticket.event.done = frame.number;
-                }
-                None
-            }
-            Verb::Ready if peer.worker => {
-                state.served.insert((peer.user, frame.folder));
-                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                self.introduce(&mut state);
-                None
             }
             Verb::List => {
                 let rows = self.list(&state, peer);
@@ -133,7 +116,44 @@ impl Guard {
         }
     }
 
-    /// Marks files; which were new. With an errno nothing of it is held.
+    /// What a worker says, and what it is answered.
+    fn handle_worker(
+        &self,
+        state: &mut State,
+        socket: &Arc<OwnedFd>,
+        home: Home,
+        frame: &Frame,
+        files: Vec<OwnedFd>,
+    ) -> Option<Frame> {
+        match frame.verb {
+            Verb::Hello => {
+                let (root, socket) = (files.into_iter().next(), Arc::clone(socket));
+                state.deadlines.insert(home, self.within(frame.number));
+                state.workers.insert(home, Worker { socket, root });
+                let numbers = state.desk.for_worker(home);
+                self.ask(state, &numbers);
+                // From now on it may have files guarded.
+                return Some(Frame::new(Verb::Done));
+            }
+            Verb::Answer => self.answer(state, home, frame),
+            Verb::Progress => {
+                let ticket = state.desk.ticket_mut(frame.ticket);
+                if let Some(ticket) = ticket.filter(|ticket| ticket.home == home) {
+                    ticket.event.done = frame.number;
+                }
+            }
+            Verb::Ready => {
+                state.served.insert(home);
+                eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
+                self.introduce(state);
+            }
+            Verb::Judge => self.judge(state, home, frame),
+            _ => return Some(Frame { code: libc::EINVAL, ..Frame::new(Verb::Done) }),
+        }
+        None
+    }
+
+    /// Marks files; what was known of each. With an errno nothing of it is held.
     fn mark_all(
         &self,
         state: &mut State,
@@ -150,17 +170,18 @@ impl Guard {
         if holds > limits.files && peer.user != 0 {
             return (libc::EUSERS, Vec::new());
         }
-        let mut marked: Vec<(Inode, bool)> = Vec::with_capacity(files.len());
+        let mut marked: Vec<(Inode, Standing)> = Vec::with_capacity(files.len());
         for file in files {
             match self.mark(state, file, frame.folder, holder, peer) {
                 Ok(one) => marked.push(one),
                 Err(e) => {
-                    marked.iter().for_each(|(inode, new)| self.let_go(state, client, *inode, !new));
+                    let was = |known: &Standing| *known != Standing::New;
+                    marked.iter().for_each(|(inode, known)| self.let_go(state, client, *inode, was(known)));
                     return (e.raw_os_error().unwrap_or(libc::EIO), Vec::new());
                 }
             }
         }
-        (0, marked.into_iter().map(|(_, new)| new.into()).collect())
+        (0, marked.into_iter().map(|(_, known)| known as u8).collect())
     }
 
     fn mark(
@@ -170,11 +191,15 @@ impl Guard {
         folder: FolderId,
         holder: Option<Client>,
         peer: Peer,
-    ) -> std::io::Result<(Inode, bool)> {
+    ) -> std::io::Result<(Inode, Standing)> {
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
         }
+        // Nobody would ever fill it, and whoever opens it would wait in vain.
+        let Some(home) = self.home_of(state, peer, folder, &file, stat.st_uid) else {
+            return Err(std::io::Error::from_raw_os_error(libc::EPERM));
+        };
         let inode = inode_of(&stat);
         let full = state.desk.marked_of(peer.user) >= self.options.limits.stubs;
         if full && peer.user != 0 && !state.desk.knows(inode) {
@@ -183,27 +208,52 @@ impl Guard {
         // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        // Root works on anybody's folder; the worker is the folder's owner.
-        let user = if peer.user == 0 { self.user_of(state, folder, stat.st_uid) } else { peer.user };
-        let news = state.desk.mark(inode, Birth::of(&file), (user, folder), holder);
+        let known = state.desk.mark(inode, Birth::of(&file), home, holder);
         if holder.is_some() {
             state.held.insert(inode, file);
         }
-        Ok((inode, news))
+        Ok((inode, known))
     }
 
-    /// Whose worker serves a folder: the file's owner's, if he has one there; else root's.
-    fn user_of(&self, state: &State, folder: FolderId, owner: u32) -> u32 {
-        if state.served.contains(&(owner, folder)) { owner } else { 0 }
+    /// Whose worker is to fill a client's file: its own, if it is one; else that of the place where it lies.
+    /// Root works on anybody's folder: the file's owner's, if he has one there; else root's; else whose the
+    /// folder is.
+    fn home_of(
+        &self,
+        state: &State,
+        peer: Peer,
+        folder: FolderId,
+        file: &OwnedFd,
+        owner: u32,
+    ) -> Option<Home> {
+        let known = state.workers.keys().chain(&state.served).copied();
+        let mut fits: Vec<Home> = known.filter(|home| may_serve(peer, folder, *home)).collect();
+        fits.sort_unstable();
+        fits.dedup();
+        if fits.len() < 2 {
+            return fits.pop();
+        }
+        let same = state.processes.values().filter(|other| other.process == peer.process);
+        let own = same.filter_map(|other| other.worker).next();
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        let lies = |place: usize| {
+            let root = self.places.get(place).filter(|root| name.starts_with(root));
+            root.map(|root| root.as_os_str().len())
+        };
+        fits.into_iter().max_by_key(|home| (Some(home.2) == own, home.0 == owner, home.0 == 0, lies(home.2)))
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
-        let still = frame.flag == 1;
-        for pair in frame.text.chunks_exact(16) {
-            let (dev, ino) = pair.split_at(8);
-            let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
-            self.let_go(state, client, (number(dev), number(ino)), still);
-        }
+        listed(frame).for_each(|inode| self.let_go(state, client, inode, frame.flag == 1));
+    }
+
+    /// A worker says who has stubs of its folder open; who waited for that goes on.
+    fn judge(&self, state: &mut State, home: Home, frame: &Frame) {
+        // Root's worker has others' files guarded, too, and clones may share one.
+        let its = |other: Home| other.1 == home.1 && (home.0 == 0 || home.0 == other.0);
+        let numbers: Vec<u64> =
+            listed(frame).flat_map(|inode| state.desk.judge(inode, its, frame.flag == 1)).collect();
+        self.ask(state, &numbers);
     }
 
     fn let_go(&self, state: &mut State, client: Client, inode: Inode, still: bool) {
@@ -216,8 +266,8 @@ impl Guard {
         self.ask(state, &numbers);
     }
 
-    fn answer(&self, state: &mut State, peer: Peer, frame: &Frame) {
-        let Some(ticket) = state.desk.answered(frame.ticket, (peer.user, frame.folder)) else { return };
+    fn answer(&self, state: &mut State, home: Home, frame: &Frame) {
+        let Some(ticket) = state.desk.answered(frame.ticket, home) else { return };
         let event = &ticket.event.event;
         if frame.code != 0 {
             return self.group.refuse(event, frame.code);
@@ -252,14 +302,20 @@ impl Guard {
     }
 }
 
+/// What is known of a file.
+fn look(state: &State, file: &OwnedFd) -> Standing {
+    let stat = rustix::fs::fstat(file);
+    stat.map_or(Standing::New, |stat| state.desk.look(inode_of(&stat), Birth::of(file)))
+}
+
 /// A client may have its own user's files guarded, and see who waits for them.
 fn may(peer: Peer, owner: u32) -> bool {
     peer.user == 0 || peer.user == owner
 }
 
-/// Whether a client's stubs may be filled by a worker of this user.
-fn may_serve(peer: Peer, worker: u32) -> bool {
-    peer.user == 0 || peer.user == worker
+/// Whether a client's stubs of this folder may be filled by the workers of this home.
+fn may_serve(peer: Peer, folder: FolderId, home: Home) -> bool {
+    home.1 == folder && (peer.user == 0 || peer.user == home.0)
 }
 
 fn text_of(frame: &Frame) -> String {

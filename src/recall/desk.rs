@@ -9,13 +9,14 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::handle::Birth;
 use crate::base::id::FolderId;
+use crate::local::guard::Standing;
 
 /// Device and inode number.
 pub type Inode = (u64, u64);
 /// A connection to the guard.
 pub type Client = u64;
-/// Whose worker fills a file: its user's, of this folder.
-pub type Home = (u32, FolderId);
+/// Whose worker fills a file: its user's, of this folder, in this place (clones are folders of one id).
+pub type Home = (u32, FolderId, usize);
 
 /// An opener that waits.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub struct Ticket<E> {
 struct Marked {
     home: Home,
     birth: Birth,
+    standing: Standing,
 }
 
 /// All marked files and all who wait.
@@ -93,17 +95,51 @@ impl<E> Desk<E> {
         self.of_user.get(&user).copied().unwrap_or(0)
     }
 
-    /// A file is guarded from now on; with `holder` its openers wait for that client. Whether that is new:
-    /// another file may have had its number before.
-    pub fn mark(&mut self, inode: Inode, birth: Birth, home: Home, holder: Option<Client>) -> bool {
-        let known = self.unmark(inode).is_some_and(|before| before.birth == birth);
-        self.marked.insert(inode, Marked { home, birth });
+    /// A file is guarded from now on; with `holder` its openers wait for that client, else until it is judged.
+    /// What was known of it: another file may have had its number before.
+    pub fn mark(&mut self, inode: Inode, birth: Birth, home: Home, holder: Option<Client>) -> Standing {
+        let known = self.unmark(inode).filter(|before| before.birth == birth).map(|before| before.standing);
+        // Who holds it looks himself.
+        let new = if holder.is_some() { Standing::Quiet } else { Standing::Unjudged };
+        self.marked.insert(inode, Marked { home, birth, standing: known.unwrap_or(new) });
         *self.of_user.entry(home.0).or_default() += 1;
-        self.walked.1 += usize::from(!known);
+        self.walked.1 += usize::from(known.is_none());
         if let Some(holder) = holder {
             self.holders.entry(inode).or_default().push(holder);
         }
-        !known
+        known.unwrap_or(Standing::New)
+    }
+
+    /// A worker has looked whether somebody had a file open for writing before it was guarded; what may be asked
+    /// now. That nobody has any more is news at any time.
+    pub fn judge(&mut self, inode: Inode, its: impl Fn(Home) -> bool, loud: bool) -> Vec<u64> {
+        let Some(file) = self.marked.get_mut(&inode).filter(|file| its(file.home)) else { return Vec::new() };
+        match loud {
+            true if file.standing != Standing::Unjudged => return Vec::new(),
+            true => file.standing = Standing::Loud,
+            false => file.standing = Standing::Quiet,
+        }
+        self.unasked(|ticket| ticket.inode == inode)
+    }
+
+    /// Whether somebody had it open for writing before it was guarded, and may still.
+    pub fn is_loud(&self, inode: Inode) -> bool {
+        self.standing(inode) == Some(Standing::Loud)
+    }
+
+    /// What is known of a file.
+    pub fn look(&self, inode: Inode, birth: Birth) -> Standing {
+        let known = self.marked.get(&inode).filter(|file| file.birth == birth);
+        known.map_or(Standing::New, |file| file.standing)
+    }
+
+    fn standing(&self, inode: Inode) -> Option<Standing> {
+        self.marked.get(&inode).map(|file| file.standing)
+    }
+
+    /// Whether no worker is to be asked about it yet.
+    fn is_kept(&self, inode: Inode) -> bool {
+        self.is_held(inode) || self.standing(inode) == Some(Standing::Unjudged)
     }
 
     fn unmark(&mut self, inode: Inode) -> Option<Marked> {
@@ -178,7 +214,7 @@ impl<E> Desk<E> {
     /// A user opens a file.
     pub fn event(&mut self, inode: Inode, user: u32, now: u64, event: E) -> Verdict<E> {
         let Some(home) = self.marked.get(&inode).map(|file| file.home) else { return Verdict::Allow(event) };
-        let free = !self.is_held(inode);
+        let free = !self.is_kept(inode);
         let number = self.next;
         self.next += 1;
         self.tickets.insert(number, Ticket { inode, home, user, since: now, asked: false, event });
@@ -188,8 +224,8 @@ impl<E> Desk<E> {
 
     /// Notes that a worker has it in hand, and yields what to show him.
     pub fn ask(&mut self, number: u64) -> Option<&mut Ticket<E>> {
-        let held = self.tickets.get(&number).is_some_and(|ticket| self.is_held(ticket.inode));
-        let ticket = self.tickets.get_mut(&number).filter(|ticket| !held && !ticket.asked)?;
+        let kept = self.tickets.get(&number).is_some_and(|ticket| self.is_kept(ticket.inode));
+        let ticket = self.tickets.get_mut(&number).filter(|ticket| !kept && !ticket.asked)?;
         ticket.asked = true;
         Some(ticket)
     }
@@ -275,7 +311,7 @@ impl<E> Desk<E> {
 
     fn unasked(&self, fits: impl Fn(&Ticket<E>) -> bool) -> Vec<u64> {
         self.waiting()
-            .filter(|(_, ticket)| !ticket.asked && fits(ticket) && !self.is_held(ticket.inode))
+            .filter(|(_, ticket)| !ticket.asked && fits(ticket) && !self.is_kept(ticket.inode))
             .map(|(number, _)| number)
             .collect()
     }
@@ -294,9 +330,35 @@ fn less(counts: &mut HashMap<u32, usize>, user: u32) {
 mod tests {
     use super::*;
 
-    const HOME: Home = (7, FolderId([1; 16]));
+    const HOME: Home = (7, FolderId([1; 16]), 0);
     const FILE: Inode = (1, 2);
     const ONE: Birth = Birth::UNKNOWN;
+
+    /// A desk with these files, which nobody had open.
+    fn marked(files: &[Inode]) -> Desk<char> {
+        let mut desk = Desk::default();
+        for file in files {
+            desk.mark(*file, ONE, HOME, None);
+            desk.judge(*file, |home| home == HOME, false);
+        }
+        desk
+    }
+
+    #[test]
+    fn openers_wait_until_it_is_known_who_had_it_open_before_and_that_is_kept() {
+        let mut desk = Desk::default();
+        let standing = |desk: &mut Desk<char>| desk.mark(FILE, ONE, HOME, None);
+        assert_eq!([standing(&mut desk), standing(&mut desk)], [Standing::New, Standing::Unjudged]);
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, false));
+        assert!(desk.judge(FILE, |_| false, false).is_empty() && desk.ask(1).is_none());
+        assert_eq!(desk.judge(FILE, |home| home == HOME, true), [1]);
+        desk.worker_gone(HOME);
+        assert_eq!((standing(&mut desk), desk.is_loud(FILE)), (Standing::Loud, true));
+        desk.judge(FILE, |_| true, false);
+        // Whoever writes now has waited.
+        desk.judge(FILE, |_| true, true);
+        assert_eq!((standing(&mut desk), desk.is_loud(FILE)), (Standing::Quiet, false));
+    }
 
     #[test]
     fn an_unknown_file_is_nobodys_business() {
@@ -327,8 +389,7 @@ mod tests {
 
     #[test]
     fn who_does_not_hold_a_file_cannot_let_it_go() {
-        let mut desk = Desk::default();
-        desk.mark(FILE, ONE, HOME, None);
+        let mut desk = marked(&[FILE]);
         assert!(desk.release(FILE, 9, false).is_empty());
         assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.is_wanted(FILE) && !desk.is_wanted((0, 0)));
@@ -336,8 +397,7 @@ mod tests {
 
     #[test]
     fn a_file_whose_opener_gave_up_is_wanted_until_its_worker_answers_or_dies() {
-        let mut desk = Desk::default();
-        desk.mark(FILE, ONE, HOME, None);
+        let mut desk = marked(&[FILE]);
         for ends in [
             |desk: &mut Desk<char>, number| {
                 desk.answered(number, HOME);
@@ -347,7 +407,7 @@ mod tests {
             let Verdict::Wait(number, true) = desk.event(FILE, 0, 0, 'a') else { panic!("it is marked") };
             assert!(desk.ask(number).is_some());
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
-            assert!(desk.answered(number, (9, HOME.1)).is_none() && desk.is_wanted(FILE));
+            assert!(desk.answered(number, (9, HOME.1, 0)).is_none() && desk.is_wanted(FILE));
             ends(&mut desk, number);
             assert!(!desk.is_wanted(FILE));
         }
@@ -355,17 +415,15 @@ mod tests {
 
     #[test]
     fn only_its_own_worker_answers_a_ticket() {
-        let mut desk = Desk::default();
-        desk.mark(FILE, ONE, HOME, None);
+        let mut desk = marked(&[FILE]);
         desk.event(FILE, 0, 0, 'a');
-        assert!(desk.answered(1, (9, HOME.1)).is_none());
+        assert!(desk.answered(1, (9, HOME.1, 0)).is_none());
         assert_eq!(desk.answered(1, HOME).map(|ticket| ticket.event), Some('a'));
     }
 
     #[test]
     fn each_home_has_a_deadline_of_its_own() {
-        let (mut desk, other) = (Desk::default(), (8, HOME.1));
-        desk.mark(FILE, ONE, HOME, None);
+        let (mut desk, other) = (marked(&[FILE, (1, 3)]), (8, HOME.1, 0));
         desk.mark((1, 3), ONE, other, None);
         desk.event(FILE, 0, 5, 'a');
         desk.event((1, 3), 0, 5, 'b');
@@ -377,8 +435,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_worker_had_in_hand_is_asked_anew() {
-        let mut desk = Desk::default();
-        desk.mark(FILE, ONE, HOME, None);
+        let mut desk = marked(&[FILE]);
         assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, true));
         assert!(desk.ask(1).is_some());
         assert!(desk.ask(1).is_none());
@@ -401,8 +458,10 @@ mod tests {
     #[test]
     fn another_file_of_the_same_number_is_new() {
         let (mut desk, other) = (Desk::<char>::default(), Birth::of_bytes(1, &[7; 8]));
-        assert!(desk.mark(FILE, ONE, HOME, None) && !desk.mark(FILE, ONE, HOME, None));
-        assert!(desk.mark(FILE, other, HOME, None) && !desk.mark(FILE, other, HOME, None));
+        for birth in [ONE, other] {
+            assert_eq!(desk.mark(FILE, birth, HOME, None), Standing::New);
+            assert_ne!(desk.mark(FILE, birth, HOME, None), Standing::New);
+        }
         assert_eq!((desk.marked(), desk.marked_of(HOME.0), desk.marked_of(9)), (1, 1, 0));
         desk.forget(FILE);
         assert_eq!((desk.marked(), desk.marked_of(HOME.0)), (0, 0));
@@ -426,7 +485,7 @@ mod tests {
     #[test]
     fn a_walk_in_slices_sees_every_marked_file_again_and_again() {
         let mut desk = Desk::<char>::default();
-        assert!((0..1000).all(|i| desk.mark((1, i), ONE, HOME, None)));
+        assert!((0..1000).all(|i| desk.mark((1, i), ONE, HOME, None) == Standing::New));
         let mut round = || -> Vec<Vec<_>> {
             std::iter::from_fn(|| Some(desk.slice())).take_while(|slice| !slice.is_empty()).collect()
         };

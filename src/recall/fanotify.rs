@@ -59,8 +59,9 @@ impl Group {
     /// Takes over a group that an earlier guard left with the service manager. Whoever it had not answered
     /// gets an error: their numbers are all that is left of them.
     pub fn adopt(fd: OwnedFd, accesses: bool) -> io::Result<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         let group = Self::with(fd, accesses)?;
-        for number in 0..65_536 {
+        for number in 0..numbers(limit) {
             // Numbers that wait for nothing are refused; before 6.14 there is no errno to choose.
             if group.write(number, deny(libc::EIO)).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
                 let _ = group.write(number, libc::FAN_DENY);
@@ -184,6 +185,14 @@ impl Group {
     }
 }
 
+/// How many event numbers an earlier guard may have had, where such a limit is set now.
+fn numbers(limit: Option<u64>) -> RawFd {
+    // Its limit was the same, or the usual one; and whoever waits is a thread, of which there are no more.
+    const USUAL: u64 = 1 << 16;
+    const MOST: u64 = 1 << 22;
+    limit.unwrap_or(MOST).clamp(USUAL, MOST) as RawFd
+}
+
 fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
     let event = (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME) as libc::c_uint;
     // SAFETY: no pointers.
@@ -195,4 +204,17 @@ fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
 /// A refusal with an errno: bits 24 to 31 of the response.
 fn deny(errno: i32) -> u32 {
     libc::FAN_DENY | (errno as u32 & 0xFF) << 24
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers;
+
+    #[test]
+    fn all_numbers_that_an_earlier_guard_may_have_had_are_answered() {
+        assert_eq!(numbers(Some(524_288)), 524_288);
+        // It may have been allowed more than we are.
+        assert_eq!(numbers(Some(1024)), 65_536);
+        assert_eq!((numbers(Some(1 << 40)), numbers(None)), (1 << 22, 1 << 22));
+    }
 }

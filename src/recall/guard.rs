@@ -100,6 +100,16 @@ pub(super) struct State {
     truncating: Vec<Truncating>,
     /// ddr's own processes: they see stubs as what they are.
     pub processes: HashMap<Client, Peer>,
+    /// Nobody is made to wait any more.
+    closed: bool,
+}
+
+impl State {
+    /// How many openers of a user wait, known or not.
+    fn waits_of(&self, user: u32) -> usize {
+        let strangers = self.strangers.iter().filter(|stranger| stranger.waiter.opener.user == user);
+        self.desk.waits_of(user) + strangers.count()
+    }
 }
 
 /// The other end of a connection.
@@ -109,8 +119,8 @@ pub struct Peer {
     pub user: u32,
     /// Its process.
     pub process: i32,
-    /// Whether the guard started it as a worker.
-    pub worker: bool,
+    /// Which place the guard started it for, if it is a worker.
+    pub worker: Option<usize>,
 }
 
 /// Shared by all threads of the guard.
@@ -123,17 +133,20 @@ pub struct Guard {
     reads: AtomicU64,
     start: Instant,
     pub(super) options: Options,
+    /// The roots of the folders it looks after.
+    pub(super) places: Vec<PathBuf>,
     /// Workers that must have looked around before a file that none has named is let in.
     awaited: usize,
 }
 
 impl Guard {
-    /// A guard over this group. Where an earlier guard has marked files, those that come before so many
-    /// workers have looked around must wait.
-    pub fn new(group: Group, options: Options, awaited: usize) -> Self {
+    /// A guard over this group, of folders in these places. Where an earlier guard has marked files (`adopted`),
+    /// those that come before all workers have looked around must wait.
+    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, adopted: bool) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { group, state: Mutex::default(), clients, readers, reads, start, options, awaited }
+        let awaited = if adopted { places.len() } else { 0 };
+        Self { group, state: Mutex::default(), clients, readers, reads, start, options, places, awaited }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -181,6 +194,9 @@ impl Guard {
         if state.processes.values().any(|peer| is_of(event.thread, *peer)) {
             return self.group.allow_at_once(event);
         }
+        if state.closed {
+            return self.group.refuse(&event, libc::EIO);
+        }
         // Who throws the content away need not wait for it, unless it is on its way already.
         let alone = !state.desk.is_held(inode) && !state.desk.is_wanted(inode);
         if event.opens && alone && truncates(event.thread) {
@@ -190,7 +206,7 @@ impl Guard {
             return self.group.allow_at_once(event);
         }
         let opener = Opener::of(event.thread);
-        if opener.user != 0 && state.desk.waits_of(opener.user) >= self.options.limits.files {
+        if opener.user != 0 && state.waits_of(opener.user) >= self.options.limits.files {
             return self.group.refuse(&event, libc::EBUSY);
         }
         let user = opener.user;
@@ -245,6 +261,7 @@ impl Guard {
     fn show(&self, state: &mut State, number: u64) -> Option<()> {
         self.truncated(state);
         let State { desk, workers, truncating, .. } = state;
+        let loud = desk.ticket(number).is_some_and(|ticket| desk.is_loud(ticket.inode));
         let ticket = desk.ask(number)?;
         if truncating.iter().any(|one| one.inode == ticket.inode) {
             return None;
@@ -265,7 +282,7 @@ impl Guard {
             return Some(());
         }
         let frame = Frame {
-            flag: waiter.event.opens.into(),
+            flag: loud.into(),
             code: waiter.event.thread,
             ticket: number,
             folder: ticket.home.1,
@@ -329,6 +346,7 @@ impl Guard {
     /// from here on.
     pub fn close(&self) -> usize {
         let mut state = self.state();
+        state.closed = true;
         let numbers: Vec<u64> = state.desk.waiting().map(|(number, _)| number).collect();
         for ticket in numbers.into_iter().filter_map(|number| state.desk.end(number)) {
             self.group.refuse(&ticket.event.event, libc::EIO);
@@ -337,6 +355,34 @@ impl Guard {
             self.group.refuse(&stranger.waiter.event, libc::EIO);
         }
         state.desk.marked()
+    }
+
+    /// Lets workers finish what they have in hand, for so long at most. Where the service manager keeps the
+    /// group nobody would answer them afterwards: they would neither go on nor end.
+    pub fn dismiss(&self, patience: Duration) {
+        for worker in self.state().workers.values() {
+            let _ = rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Write);
+        }
+        let since = Instant::now();
+        loop {
+            let workers: Vec<Peer> =
+                self.state().processes.values().filter(|p| p.worker.is_some()).copied().collect();
+            if workers.is_empty() {
+                return;
+            }
+            if since.elapsed() > patience {
+                let ids = workers.iter().filter_map(|peer| rustix::process::Pid::from_raw(peer.process));
+                return ids.for_each(|id| {
+                    let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
     }
 
     /// The group, for the service manager to keep.

@@ -4,11 +4,12 @@
 //! answers every opener; the worker (the folder's owner, unprivileged) fills stubs and may die at any
 //! time. `desk` decides who waits for what and is pure; `fanotify` is the kernel's event format;
 //! `guard` answers the kernel's events, `clients` what is asked over sockets; `service` is the guard as a
-//! process; `worker` and `queue` are the other side.
+//! process; `worker`, `found` and `queue` are the other side.
 
 pub mod clients;
 pub mod desk;
 pub mod fanotify;
+pub mod found;
 pub mod guard;
 pub mod handle;
 pub mod opener;

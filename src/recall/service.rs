@@ -67,6 +67,9 @@ impl Charge {
     }
 }
 
+/// How long workers may finish what they have in hand when the guard ends.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// A user's home directory.
 fn home_of(user: u32) -> Option<PathBuf> {
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
@@ -75,17 +78,20 @@ fn home_of(user: u32) -> Option<PathBuf> {
 }
 
 /// Guards folders until a stop is asked for.
-pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
+pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
+    charges.sort_by(|a, b| a.root.cmp(&b.root));
+    charges.dedup_by(|a, b| a.root == b.root);
     let (group, adopted) = group(options.accesses)?;
     let listener = listener(&options.socket)?;
-    let guard = Arc::new(Guard::new(group, options.clone(), if adopted { charges.len() } else { 0 }));
+    let places = charges.iter().map(|charge| charge.root.clone()).collect();
+    let guard = Arc::new(Guard::new(group, options.clone(), places, adopted));
     keep(&guard);
     // A thread whose work never ends is a thread that ends with the process.
     spawn(&guard, |guard| watch(guard, false));
     spawn(&guard, |guard| guard.sweep());
     spawn(&guard, move |guard| accept(guard, &listener));
-    for charge in charges {
-        spawn(&guard, move |guard| supervise(guard, &charge));
+    for (place, charge) in charges.into_iter().enumerate() {
+        spawn(&guard, move |guard| supervise(guard, &charge, place));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut stuck = None;
@@ -97,9 +103,8 @@ pub fn run(charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let left = guard.close();
-    // Nobody would read it.
-    let _ =
-        sd_notify::notify(&[sd_notify::NotifyState::FdStoreRemove, sd_notify::NotifyState::FdName("group")]);
+    guard.dismiss(PARTING);
+    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
     // Only ours: a newer guard may listen there by now.
     let _ = std::fs::remove_file(&options.socket);
     if left > 0 {
@@ -141,7 +146,8 @@ fn group(accesses: bool) -> Result<(Group, bool)> {
     })
 }
 
-/// Leaves the group with the service manager, so that nobody is let in while this process restarts.
+/// Leaves the group with the service manager, so that nobody is let in while this process restarts. It lets go of
+/// it when the service stops for good.
 fn keep(guard: &Guard) {
     use sd_notify::NotifyState::{FdName, FdStore};
     let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[guard.group()]);
@@ -178,19 +184,19 @@ fn accept(guard: &Arc<Guard>, listener: &OwnedFd) {
             continue;
         };
         let Ok(who) = sockopt::socket_peercred(&socket) else { continue };
-        let peer = Peer { user: who.uid.as_raw(), process: who.pid.as_raw_nonzero().get(), worker: false };
+        let peer = Peer { user: who.uid.as_raw(), process: who.pid.as_raw_nonzero().get(), worker: None };
         let socket = Arc::new(socket);
         spawn(guard, move |guard| guard.serve(&socket, peer));
     }
 }
 
 /// Keeps a folder's worker alive.
-fn supervise(guard: &Arc<Guard>, charge: &Charge) {
+fn supervise(guard: &Arc<Guard>, charge: &Charge, place: usize) {
     const PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
     let mut pause = PAUSES.start;
-    loop {
+    while !guard.is_closed() {
         let begun = Instant::now();
-        if let Err(e) = serve_once(guard, charge) {
+        if let Err(e) = serve_once(guard, charge, place) {
             eprintln!("ddr guard: the worker of {} did not start: {e}", charge.root.display());
         }
         pause = if begun.elapsed() > PAUSES.end { PAUSES.start } else { (pause * 2).min(PAUSES.end) };
@@ -198,10 +204,10 @@ fn supervise(guard: &Arc<Guard>, charge: &Charge) {
     }
 }
 
-fn serve_once(guard: &Arc<Guard>, charge: &Charge) -> io::Result<()> {
+fn serve_once(guard: &Arc<Guard>, charge: &Charge, place: usize) -> io::Result<()> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut child = charge.start(theirs)?;
-    let peer = Peer { user: charge.user, process: child.id() as i32, worker: true };
+    let peer = Peer { user: charge.user, process: child.id() as i32, worker: Some(place) };
     guard.serve(&Arc::new(ours), peer);
     child.wait().map(|_| ())
 }

@@ -5,15 +5,13 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rustix::fs::{Mode, OFlags};
-
 use super::desk::Inode;
+use super::found::{Found, Look, readable};
 use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
@@ -21,14 +19,12 @@ use crate::base::path::RelPath;
 use crate::engine::ahead::Ahead;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Progress, Recaller};
-use crate::format::stub::{MarkState, XATTR, looks_like_stub};
-use crate::local::guard::{Frame, Guard, MOST_FDS, Verb, receive, send};
-use crate::local::inspect::{first_block, marked};
+use crate::local::guard::{Frame, Guard, MOST_FDS, Standing, Verb, listing, receive, send};
 use crate::local::lease::{Lease, LeaseKind};
-use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// How the worker is to behave.
 pub struct Settings {
@@ -71,7 +67,7 @@ struct Worker {
     probe: Mutex<Option<Arc<Probe>>>,
     /// Paths to be fetched before anybody asks.
     ahead: Mutex<Vec<RelPath>>,
-    /// Stubs that somebody had open before they were guarded: he may write at any moment.
+    /// Stubs we are asked about that somebody had open before they were guarded: he may write at any moment.
     loud: Mutex<HashSet<Inode>>,
 }
 
@@ -107,13 +103,13 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || worker.settle_all(&rest))
     };
-    // It ends with the process.
-    drop(spawn(Worker::mark_all));
     while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
         match files.into_iter().next() {
             Some(file) if frame.verb == Verb::Ask => worker.asked(&frame, readable(file)),
             // There was no room for its descriptor.
             None if frame.verb == Verb::Ask => worker.answer(frame.ticket, libc::EIO, false),
+            // The guard knows us. It ends with the process.
+            None if frame.verb == Verb::Done => drop(spawn(Worker::mark_all)),
             _ => {}
         }
     }
@@ -148,6 +144,11 @@ impl Worker {
             let code = if probe.fill().is_ok() { 0 } else { libc::EIO };
             return self.answer(frame.ticket, code, true);
         }
+        // The guard knows it also where an earlier worker looked.
+        match frame.flag {
+            1 => lock(&self.loud).insert((stat.st_dev, stat.st_ino)),
+            _ => lock(&self.loud).remove(&(stat.st_dev, stat.st_ino)),
+        };
         let from = Instant::now() + if action == Action::Slow { slow } else { Duration::ZERO };
         self.queue.push((stat.st_dev, stat.st_ino), frame.ticket, file, frame.number, from, burst);
     }
@@ -191,7 +192,9 @@ impl Worker {
             self.hand_over(filled);
             beside.iter().for_each(|file| self.note_neighbours(file));
         }
-        lock(&self.loud).remove(&inode);
+        if lock(&self.loud).remove(&inode) {
+            self.judge(&[inode], false);
+        }
         Ok(())
     }
 
@@ -298,6 +301,7 @@ impl Worker {
         let guard = self.guard()?;
         let probe = Arc::new(Probe::new(&self.recaller.temp_dir(), &guard)?);
         *lock(&self.probe) = Some(Arc::clone(&probe));
+        self.judge(&[probe.inode()], false);
         let good = probe.check();
         *lock(&self.probe) = None;
         good
@@ -307,13 +311,11 @@ impl Worker {
         Guard::connect(self.recaller.id()).ok_or_else(|| Error::Refused("the guard does not answer".into()))
     }
 
-    /// At `first` each stub is opened before it is guarded: to be opened later, one that somebody has a lease on would
-    /// have to wait for him.
+    /// At `first` each stub is opened; later only those that are new, or that an old writer may have let go.
     fn mark_tree(&self, first: bool) -> Result<u64> {
         let guard = self.guard()?;
         let tree = self.recaller.tree();
         let (mut batch, mut marked) = (Vec::new(), 0);
-        let mut gone = lock(&self.loud).clone();
         // The guard marks one batch while the next is looked for.
         std::thread::scope(|scope| {
             let (mut ahead, guard) = (Ahead::new(scope), &guard);
@@ -329,7 +331,6 @@ impl Worker {
                     continue;
                 };
                 marked += 1;
-                gone.remove(&(stat.dev, stat.ino));
                 batch.push(found);
                 if batch.len() == TOGETHER {
                     let found = std::mem::take(&mut batch);
@@ -339,29 +340,39 @@ impl Worker {
             ahead.wait()?.transpose()?;
             self.mark(guard, batch, first)
         })?;
-        lock(&self.loud).retain(|inode| !gone.contains(inode));
         Ok(marked)
     }
 
     fn mark(&self, guard: &Guard, found: Vec<Found>, first: bool) -> Result<()> {
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
-        let news = guard.mark(&names)?;
-        // Whoever has opened one that was guarded before waits for us.
-        for ((name, file), _) in names.into_iter().zip(files).zip(news).filter(|(_, new)| *new) {
-            let Some(file) = file.or_else(|| (!first).then(|| readable(name))).map(Arc::new) else {
+        let before = if first { Vec::new() } else { guard.look(&names)? };
+        let begin = |(i, file): (usize, Option<File>)| {
+            let name = || names[i].try_clone().map(readable);
+            let known = before.get(i) == Some(&Standing::Quiet);
+            (!known).then(|| file.map_or_else(name, Ok).ok().map(Look::begin)).flatten()
+        };
+        let looks: Vec<Option<Look>> = files.into_iter().enumerate().map(begin).collect();
+        let known = guard.mark(&names);
+        let (mut loud, mut quiet) = (Vec::new(), Vec::new());
+        for (i, (name, look)) in names.into_iter().zip(looks).enumerate() {
+            let Ok(stat) = rustix::fs::fstat(&name) else { continue };
+            // Of those that were marked in spite of an error no openers are to wait for ever.
+            if known.as_ref().ok().and_then(|known| known.get(i)) == Some(&Standing::Quiet) {
                 continue;
-            };
-            // Who came since the mark waits, so who is there was there before. One that was brought back
-            // since it was found, or is just now, is no stub, and everybody may have it open.
-            if Lease::take(&file, LeaseKind::Read).is_err()
-                && is_at_rest(&file)
-                && let Ok(stat) = rustix::fs::fstat(&*file)
-            {
-                lock(&self.loud).insert((stat.st_dev, stat.st_ino));
             }
+            let is_loud = look.unwrap_or_else(|| Look::begin(readable(name))).is_loud();
+            if is_loud { &mut loud } else { &mut quiet }.push((stat.st_dev, stat.st_ino));
         }
-        Ok(())
+        self.judge(&loud, true);
+        self.judge(&quiet, false);
+        known.map(|_| ())
+    }
+
+    /// Tells the guard whether somebody had these open for writing before they were guarded.
+    fn judge(&self, inodes: &[Inode], loud: bool) {
+        // A guard that is gone needs no answer.
+        let _ = listing(Verb::Judge, loud, inodes).try_for_each(|frame| self.tell(&frame));
     }
 
     fn answer(&self, ticket: u64, code: i32, full: bool) {
@@ -372,74 +383,6 @@ impl Worker {
     fn tell(&self, frame: &Frame) -> Result<()> {
         let frame = Frame { folder: self.recaller.id(), ..frame.clone() };
         send(self.socket.as_fd(), &frame, &[]).map_err(|e| Error::io("telling", "the guard", e))
-    }
-}
-
-/// A file that is to be guarded.
-struct Found {
-    /// Opened as a mere name, which needs no permission.
-    name: OwnedFd,
-    /// Open for reading, if we may, and if that had to be looked at.
-    file: Option<File>,
-}
-
-impl Found {
-    /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
-    ///
-    /// What its mark tells is not opened, but at first: whoever watches the tree would take that for use.
-    fn open(tree: &Root, path: &RelPath, first: bool) -> Result<Option<Self>> {
-        let Some(name) = unless_short(tree.open_name(path))? else { return Ok(None) };
-        let Ok(stat) = rustix::fs::fstat(&name) else { return Ok(None) };
-        let us = rustix::process::geteuid();
-        if !us.is_root() && stat.st_uid != us.as_raw() {
-            return Ok(None);
-        }
-        // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if !first && has_mark(&name) {
-            return Ok(Some(Self { name, file: None }));
-        }
-        let file = unless_short(tree.open_file(path, Access::Read))?;
-        let is_stub = |file: &File| {
-            marked(file).is_ok_and(|mark| mark.is_some())
-                || first_block(file).map_or(true, |block| looks_like_stub(&block))
-        };
-        Ok(file.as_ref().is_none_or(is_stub).then_some(Self { name, file }))
-    }
-}
-
-/// `None` for what is gone, or not ours to read. That we have no descriptors left says nothing of the file.
-fn unless_short<T>(opened: Result<T>) -> Result<Option<T>> {
-    match opened {
-        Err(e) if matches!(e.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => Err(e),
-        opened => Ok(opened.ok()),
-    }
-}
-
-/// Whether a file that is open as a mere name has the mark of a stub.
-fn has_mark(name: &OwnedFd) -> bool {
-    let mut mark = [0u8; 64];
-    rustix::fs::getxattr(format!("/proc/self/fd/{}", name.as_raw_fd()), XATTR, &mut mark).is_ok()
-}
-
-/// The file, open for reading; it comes as a mere name where the opener's mount would not do.
-fn readable(file: OwnedFd) -> File {
-    let is_name = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::PATH));
-    let open = || {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
-    };
-    match is_name.then(open) {
-        Some(Ok(opened)) => File::from(opened),
-        // What cannot be read is refused when it is looked at.
-        _ => File::from(file),
-    }
-}
-
-/// Whether it is a stub that nobody is filling.
-fn is_at_rest(file: &File) -> bool {
-    match marked(file) {
-        Ok(Some(mark)) => mark.state == MarkState::Stub,
-        _ => first_block(file).is_ok_and(|block| looks_like_stub(&block)),
     }
 }
 

@@ -21,10 +21,24 @@ impl Two {
         let mut owned = Owned::new()?;
         let folders =
             [("first", users[0]), ("second", users[1])].map(|(name, user)| (owned.add(name, user), user));
+        Some(Self::of(owned, folders))
+    }
+
+    /// A folder and its clone, of one user, on one disk or on two.
+    fn cloned(far: bool) -> Option<Self> {
+        let mut owned = Owned::new()?;
+        let first = owned.add("first", OWNER);
+        owned.run_in(&first, OWNER, "echo something > note && \"$ddr\" commit").expect(&[0]).unwrap();
+        let place = if far { owned.guarded.far.clone() } else { owned.guarded.sandbox.root().into() };
+        let second = owned.add_clone("first", place.join("second"), OWNER);
+        Some(Self::of(owned, [(first, OWNER), (second, OWNER)]))
+    }
+
+    fn of(mut owned: Owned, folders: [(PathBuf, u32); 2]) -> Self {
         owned.start();
         let two = Self { owned, folders };
         two.stash();
-        Some(two)
+        two
     }
 
     fn stash(&self) {
@@ -69,8 +83,8 @@ fn open(path: &Path) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
     std::thread::spawn(move || std::fs::read(path))
 }
 
-fn apart(users: [u32; 2]) {
-    let Some(two) = Two::new(users) else { return };
+fn apart(two: Option<Two>) {
+    let Some(two) = two else { return };
     for at in 0..2 {
         two.right(at, 0);
     }
@@ -108,10 +122,20 @@ fn apart(users: [u32; 2]) {
 
 #[test]
 fn two_folders_of_one_user_are_guarded_apart() {
-    apart([OWNER, OWNER]);
+    apart(Two::new([OWNER, OWNER]));
 }
 
 #[test]
 fn folders_of_two_users_are_guarded_apart() {
-    apart([OWNER, OTHER]);
+    apart(Two::new([OWNER, OTHER]));
+}
+
+#[test]
+fn a_folder_and_its_clone_beside_it_are_guarded_apart() {
+    apart(Two::cloned(false));
+}
+
+#[test]
+fn a_folder_and_its_clone_on_another_disk_are_guarded_apart() {
+    apart(Two::cloned(true));
 }

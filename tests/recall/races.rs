@@ -1,11 +1,13 @@
 //! Orders of events in which a careless guard would mix up old and new bytes.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::content::noise;
-use crate::support::guarded::{Guarded, is_filling, is_stub, obstacle, wait_until};
-use crate::support::{Running, say, scale};
+use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, obstacle, wait_until};
+use crate::support::{Running, own_files, program, say, scale};
 
 /// One guarded folder on ext4, or why not.
 pub fn guarded(flags: &[&str]) -> Option<Guarded> {
@@ -185,6 +187,96 @@ fn a_checkout_while_names_are_exchanged_writes_into_no_other_file() {
             assert!(std::fs::read(guarded.at(i.to_string())).unwrap() == content(i), "{i} in round {round}");
         }
     }
+}
+
+#[test]
+fn who_had_a_stub_open_before_it_was_guarded_is_known_to_every_worker() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (file, content) = (guarded.at("file"), noise(1, 300_000));
+    guarded.write("file", &content);
+    guarded.stash();
+    let ours = own_files();
+    let old = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+    drop(ours);
+    guarded.start(&[]);
+    let refused = |when: &str| {
+        let error = std::fs::read(&file).map(|seen| seen.len()).expect_err(when);
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{when}: {error}");
+    };
+    refused("by the first worker");
+    guarded.guard().kill_workers();
+    refused("by the next one, at once");
+    std::thread::sleep(Duration::from_secs(1));
+    refused("by the next one, once it has looked around");
+    drop(old);
+    assert!(std::fs::read(&file).unwrap() == content);
+    wait_until("it is full", || guarded.guard().marks() == 0);
+}
+
+/// Opens for reading and writing at once, and reads.
+fn edit(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = std::fs::File::options().read(true).write(true).open(path)?;
+    file.read_to_end(&mut bytes).map(|_| bytes)
+}
+
+#[test]
+fn who_opens_for_writing_at_the_moment_of_the_mark_waits_like_any_other() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.configure("[recall]\nburst = 1000000");
+    guarded.guard = None;
+    let paths: Vec<_> = (0..400).map(|i| guarded.at(i.to_string())).collect();
+    let content = noise(1, 20_000);
+    paths.iter().for_each(|path| guarded.write(path, &content));
+    guarded.stash();
+    let mut command = std::process::Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    command.arg("guard").arg(guarded.sandbox.folder());
+    guarded.guard = Some(Guard::spawn(command));
+    // The self-test is the first.
+    wait_until("the first are marked", || guarded.guard().marks() > 1);
+    guarded.guard().freeze(true);
+    // What was under way to the guard is done.
+    std::thread::sleep(Duration::from_millis(300));
+    let marked = guarded.guard().marked();
+    let inode = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| marked.contains(&meta.ino()));
+    let openers: Vec<_> = paths
+        .iter()
+        .filter(inode)
+        .map(|path| {
+            let path = path.clone();
+            std::thread::spawn(move || edit(&path))
+        })
+        .collect();
+    assert!(!openers.is_empty());
+    std::thread::sleep(Duration::from_millis(300));
+    guarded.guard().freeze(false);
+    for opener in openers {
+        let seen = opener.join().unwrap();
+        assert!(seen.as_ref().is_ok_and(|seen| *seen == content), "{:?}", seen.err());
+    }
+}
+
+#[test]
+fn once_an_old_writer_is_gone_others_may_write_though_nobody_only_reads() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    let (file, content) = (guarded.at("file"), noise(1, 300_000));
+    guarded.write("file", &content);
+    guarded.stash();
+    let ours = own_files();
+    let old = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+    drop(ours);
+    guarded.start(&[]);
+    let error = edit(&file).map(|seen| seen.len()).expect_err("he may write at any moment");
+    assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{error}");
+    drop(old);
+    wait_until("it is noticed that he is gone", || {
+        // Each look must find a moment in which nobody tries.
+        std::thread::sleep(Duration::from_millis(300));
+        edit(&file).is_ok_and(|seen| seen == content)
+    });
 }
 
 #[test]

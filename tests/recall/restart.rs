@@ -1,25 +1,18 @@
 //! The end of a guard and of its workers, wanted or not, and what comes after.
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-
 use super::races::{guarded, waiting};
 use super::trouble::same;
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, wait_until};
-use crate::support::{program, scale, seed};
+use crate::support::guarded::{Guarded, is_filling, is_stub, wait_until};
+use crate::support::{scale, seed};
 
-const SIZE: u64 = 300_001;
+pub const SIZE: u64 = 300_001;
 
-fn stubs(guarded: &Guarded, count: u64) {
+pub fn stubs(guarded: &Guarded, count: u64) {
     for i in 0..count {
         guarded.write(format!("{i}"), &noise(i, SIZE));
     }
@@ -312,95 +305,4 @@ fn a_worker_killed_while_it_fills_leaves_a_file_that_is_mended_without_a_guard()
     assert!(std::fs::read(&file).unwrap() == content);
     guarded.sandbox.ok(&["stash", "."]).unwrap();
     assert!(is_stub(&file));
-}
-
-/// What a service manager keeps of a guard.
-struct Manager {
-    socket: UnixDatagram,
-    path: PathBuf,
-}
-
-impl Manager {
-    fn new(guarded: &Guarded) -> Self {
-        let path = guarded.outside().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        Self { socket, path }
-    }
-
-    /// The next descriptor that is to be kept.
-    fn kept(&self) -> OwnedFd {
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-            let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
-            let slices = &mut [IoSliceMut::new(&mut bytes)];
-            let got = rustix::net::recvmsg(&self.socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)
-                .expect("a message from the guard");
-            let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                    assert!(text.contains("FDSTORE=1"), "{text}");
-                    return fds.next().expect("a descriptor");
-                }
-            }
-        }
-    }
-
-    /// Starts a guard as a service manager does, handing it what was kept.
-    fn start(&self, guarded: &Guarded, kept: Option<&OwnedFd>) -> Guard {
-        let mut command = Command::new("sh");
-        guarded.sandbox.settle(&mut command);
-        let listen =
-            if kept.is_some() { "export LISTEN_FDS=1 LISTEN_FDNAMES=group LISTEN_PID=$$; " } else { "" };
-        command.arg("-c").arg(format!("{listen}exec \"$0\" guard \"$1\""));
-        command.arg(program()).arg(guarded.sandbox.folder()).env("NOTIFY_SOCKET", &self.path);
-        if let Some(number) = kept.map(AsRawFd::as_raw_fd) {
-            assert_ne!(number, 3);
-            // SAFETY: one system call.
-            unsafe {
-                command.pre_exec(move || match libc::dup2(number, 3) {
-                    3 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                })
-            };
-        }
-        Guard::spawn(command)
-    }
-}
-
-#[test]
-fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
-    let Some(mut guarded) = guarded(&[]) else { return };
-    guarded.guard = None;
-    let manager = Manager::new(&guarded);
-    let guard = manager.start(&guarded, None);
-    let kept = manager.kept();
-    guard.wait_for(" guarded (");
-    guarded.guard = Some(guard);
-    stubs(&guarded, 12);
-    let read = |path: PathBuf| std::thread::spawn(move || std::fs::read(path));
-    guarded.guard().freeze(true);
-    let first = read(guarded.at("0"));
-    wait_until("it waits", || !waiting(&guarded).is_empty());
-    guarded.guard.as_mut().unwrap().kill();
-    // Nobody is there to answer, and nobody is let in.
-    let second = read(guarded.at("1"));
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(!first.is_finished() && !second.is_finished());
-    guarded.guard = Some(manager.start(&guarded, Some(&kept)));
-    // As soon as it can be had: those who come before the new worker has looked around wait, too.
-    let others: Vec<_> = (2..12)
-        .map(|i| {
-            std::thread::sleep(Duration::from_millis(10));
-            (i, read(guarded.at(i.to_string())))
-        })
-        .collect();
-    let error = first.join().unwrap().expect_err("its event was lost");
-    assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    for (i, other) in others.into_iter().chain([(1, second)]) {
-        let seen = other.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}"));
-        assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
-    }
-    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
-    wait_until("all are full", || guarded.guard().marks() == 0);
 }

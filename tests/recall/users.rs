@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
+use ddr::base::id::FolderId;
 use ddr::local::guard::{Frame, Verb, receive, send};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -57,6 +58,17 @@ impl Owned {
         }
         let line =
             format!("\"$ddr\" init . && \"$ddr\" remote add near '{}' --init --same-disk", store.display());
+        self.run_in(&folder, user, &line).expect(&[0]).unwrap();
+        self.folders.push(folder.clone());
+        folder
+    }
+
+    /// Clones such a folder from its store, to this place.
+    pub fn add_clone(&mut self, name: &str, folder: PathBuf, user: u32) -> PathBuf {
+        let store = self.guarded.sandbox.root().join(format!("store of {name}"));
+        std::fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(user), Some(user)).unwrap();
+        let line = format!("\"$ddr\" clone '{}' . --same-disk", store.display());
         self.run_in(&folder, user, &line).expect(&[0]).unwrap();
         self.folders.push(folder.clone());
         folder
@@ -204,6 +216,39 @@ fn nobody_has_the_files_of_another_guarded_or_held_or_let_go() {
     // Nor does the owner let go what he does not hold.
     asks(&owned, OWNER, vec![(release(0), vec![])]);
     owned.ok("cmp a .a.copy");
+}
+
+#[test]
+fn nobody_has_files_guarded_that_no_worker_would_fill() {
+    let Some(owned) = owned() else { return };
+    let toml = std::fs::read_to_string(owned.folder().join(".ddr/folder.toml")).unwrap();
+    let words = toml.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 32);
+    let ids: Vec<[u8; 16]> =
+        words.map(|word| u128::from_str_radix(word, 16).unwrap().to_be_bytes()).collect();
+    let his = FolderId(*ids.first().unwrap_or_else(|| panic!("an id in {toml}")));
+    let invented = FolderId([7; 16]);
+    let path = owned.guarded.outside().join("alone");
+    // Root would choose the worker by the file's owner, and there is none.
+    for (user, folder) in [(OTHER, invented), (OTHER, his), (OWNER, invented), (0, invented)] {
+        std::fs::write(&path, [7; 100_000]).unwrap();
+        chown(&path, Some(user), Some(user)).unwrap();
+        let file = || vec![OwnedFd::from(std::fs::File::open(&path).unwrap())];
+        let mark = |flag: u8| Frame { flag, number: 1, folder, ..Frame::new(Verb::Mark) };
+        let codes = asks(&owned, user, vec![(mark(0), file()), (mark(1), file())]);
+        assert_eq!(codes, [libc::EPERM; 2], "{user} {folder:?}");
+        let start = std::time::Instant::now();
+        assert_eq!(std::fs::read(&path).unwrap().len(), 100_000);
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "nobody waits for what nobody fills");
+    }
+    assert_eq!(owned.guarded.guard().marks(), 0);
+    // Where there is a worker, both have their way.
+    for user in [OWNER, 0] {
+        std::fs::write(&path, [7; 100_000]).unwrap();
+        chown(&path, Some(user), Some(user)).unwrap();
+        let file = vec![OwnedFd::from(std::fs::File::open(&path).unwrap())];
+        let mark = Frame { number: 1, folder: his, ..Frame::new(Verb::Mark) };
+        assert_eq!(asks(&owned, user, vec![(mark, file)]), [0], "{user}");
+    }
 }
 
 /// A connection of another user's, kept.

@@ -106,9 +106,15 @@ impl Guard {
 
     /// How many files it has marked in the kernel.
     pub fn marks(&self) -> usize {
+        self.marked().len()
+    }
+
+    /// The inode numbers of the files it has marked in the kernel.
+    pub fn marked(&self) -> Vec<u64> {
         let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", self.id())).into_iter().flatten().flatten();
-        let texts = infos.filter_map(|info| std::fs::read_to_string(info.path()).ok());
-        texts.map(|text| text.lines().filter(|line| line.starts_with("fanotify ino:")).count()).sum()
+        let text: String = infos.filter_map(|info| std::fs::read_to_string(info.path()).ok()).collect();
+        let marks = text.lines().filter_map(|line| line.strip_prefix("fanotify ino:")?.split(' ').next());
+        marks.filter_map(|number| u64::from_str_radix(number, 16).ok()).collect()
     }
 
     /// Kills it outright. Its workers end by themselves.
