@@ -19,7 +19,7 @@ use super::stash::head_of;
 use super::survey::{Change, survey};
 use super::trace::{self, Left};
 use crate::base::error::{Error, Result};
-use crate::base::id::FolderId;
+use crate::base::id::{ContentId, FolderId};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
@@ -30,10 +30,11 @@ use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
-use crate::local::mend::{Verdict, judge, judge_open, restore_mode, restub, restub_open};
+use crate::local::mend::{Verdict, judge, judge_open, refill_open, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
+use crate::model::entry::Body;
 
 /// What mending did.
 #[derive(Debug, Default)]
@@ -160,7 +161,7 @@ fn sweep_one(
     let Ok(file) = tree.open_file(path, Access::Read) else { return Ok(true) };
     let State::Filling(mark) = inspect(&file, stat, &folder.keys, folder.id)? else { return Ok(true) };
     let block = first_block(&file)?;
-    if left == Left::ThisMount && !looks_like_stub(&block) {
+    if is_whole(left, &block) {
         clear_mark(&file)?;
         stats.whole += 1;
         return Ok(true);
@@ -177,23 +178,35 @@ fn sweep_one(
     Ok(try_one(folder, remotes, known, path, stats))
 }
 
-/// Mends an open file that a worker was filling when it died, wherever it lies by now: outside of the folder,
-/// or nowhere. Its openers wait at the guard. What cannot be explained by itself stays as it is.
+/// Finishes an open file that a worker was filling when it died, wherever it lies by now: outside of the folder,
+/// or nowhere. Its openers wait at the guard. What its bytes and its mark do not explain stays as it is.
 pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes, left: Left) -> Result<()> {
+    let Some(mark) = marked(file)? else { return Ok(()) };
+    let path = Path::new("a file");
+    // A mark goes only when what it explains is durable.
+    crate::disk::sync_file(file, path)?;
     let block = first_block(file)?;
-    if left == Left::ThisMount && !looks_like_stub(&block) {
-        crate::disk::sync_file(file, Path::new("a file"))?;
+    if is_whole(left, &block) {
         return clear_mark(file);
     }
-    let Ok(head) = StubHead::decode(&block, keys, id) else { return Ok(()) };
+    let stat = Stat::of(file).map_err(|e| Error::io("inspecting", path, e))?;
+    let body = Body { kind: mark.kind, id: mark.body };
+    let known =
+        || StubHead { folder: id, content: ContentId([0; 32]), body, size: stat.size, mtime: mark.mtime };
+    let head = StubHead::decode(&block, keys, id).unwrap_or_else(|_| known());
     let mut content = None;
-    let verdict = judge_open(file, Task::Fill, &[], &head, keys, &mut |offset, buffer| {
-        original(&mut content, (remotes, keys), &head, offset, buffer)
-    })?;
-    match verdict {
-        Verdict::Explained(seen) => restub_open(file, &head, &block, &seen).map(|_| ()),
+    let mut original =
+        |offset: u64, buffer: &mut [u8]| original(&mut content, (remotes, keys), &head, offset, buffer);
+    match judge_open(file, Task::Fill, &[], &head, keys, &mut original)? {
+        Verdict::Explained(seen) => refill_open(file, &head, &seen, &mut original).map(|_| ()),
         _ => Ok(()),
     }
+}
+
+/// Whether the order of writes tells that a half filled file is whole: the first block comes last. In between
+/// there may be none.
+fn is_whole(left: Left, block: &[u8]) -> bool {
+    left == Left::ThisMount && !looks_like_stub(block) && block.iter().any(|byte| *byte != 0)
 }
 
 /// Reads what a file is to hold. The content is opened only when bytes have to be compared: a proper stub

@@ -77,9 +77,15 @@ pub struct Recaller {
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 
 impl Recaller {
-    /// Opens the folder to look and its stores to read.
-    pub fn open(dir: &Path, context: Context) -> Result<Self> {
+    /// Opens the folder to look and its stores to read, and mends what an earlier worker left. Before that
+    /// `introduce` is called: the guard holds files only for whom it knows.
+    pub fn open(
+        dir: &Path,
+        context: Context,
+        introduce: &mut dyn FnMut(FolderId, &Root) -> Result<()>,
+    ) -> Result<Self> {
         let mut folder = Folder::open(dir, Access::Read, context.clone())?;
+        introduce(folder.id, folder.tree()?)?;
         let remotes = Remotes::open_all(&folder)?;
         // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
         // after, and it is us who look after them.
@@ -254,7 +260,7 @@ impl Recaller {
         };
         let wanted = [Wanted { body: Some(head.body), size: head.size }];
         let fetched = std::thread::scope(|scope| {
-            // The mark becomes durable while the content is on its way. What goes wrong hears who writes.
+            // The stub is made ready while the content is on its way. What goes wrong hears who writes.
             if !remotes.online.is_empty() {
                 scope.spawn(|| drop(sink.begin()));
             }
@@ -397,8 +403,8 @@ impl One<'_> {
             Stage::Over => return Err(Error::Interrupted),
             Stage::Before => {}
         }
-        let filling = (self.begin)()?;
-        filling.sync_mark()?;
+        let mut filling = (self.begin)()?;
+        filling.order_mark()?;
         *stage = Stage::Begun(Box::new(filling));
         Ok(())
     }

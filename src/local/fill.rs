@@ -30,6 +30,8 @@ pub struct Filling {
     mark: InodeMark,
     /// The content's first block, kept back until everything else is in.
     first: Mutex<Vec<u8>>,
+    /// Whether that is to get a block of its own, instead of the header's.
+    renews: bool,
     written: AtomicU64,
     begun: Instant,
     /// Milliseconds after `begun` when the lease was last seen whole.
@@ -81,6 +83,7 @@ impl Filling {
             header,
             mark,
             first: Mutex::new(vec![0; HEADER_LEN]),
+            renews: false,
             written: AtomicU64::new(0),
             begun,
             held_at: AtomicU64::new(0),
@@ -126,10 +129,13 @@ impl Filling {
         Ok(())
     }
 
-    /// Makes the mark durable: from then on it explains whatever a power cut leaves of the filling, where
-    /// no intent does.
-    pub fn sync_mark(&self) -> Result<()> {
-        disk::sync_file(&self.held.file, &self.held.path)
+    /// Has the mark reach the disk before anything of the filling does: it explains whatever a power cut leaves,
+    /// where no intent does. A journal keeps what changes in extents and attributes in order, and what is
+    /// written to new blocks behind it; only the header's block, which is there already, must then be given back
+    /// instead of being written over. Other file systems have the mark synced.
+    pub fn order_mark(&mut self) -> Result<()> {
+        self.renews = keeps_order(&self.held.file);
+        if self.renews { Ok(()) } else { disk::sync_file(&self.held.file, &self.held.path) }
     }
 
     /// Ends it: everything but these holes (start, length) has been written. On an error the file is
@@ -154,6 +160,9 @@ impl Filling {
         if holes.iter().any(|(start, len)| *start == 0 && *len >= front) {
             self.held.punch(0, front)?;
         } else {
+            if self.renews {
+                self.held.punch(0, front)?;
+            }
             let first = self.first.lock().unwrap_or_else(|e| e.into_inner());
             self.held.write(&first, 0)?;
         }
@@ -202,6 +211,15 @@ impl Drop for Filling {
             let _ = self.back();
         }
     }
+}
+
+/// Whether a file system commits changes of extents and attributes in the order in which they were made.
+fn keeps_order(file: &File) -> bool {
+    const EXT4: u64 = 0xEF53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683E;
+    let magic = rustix::fs::fstatfs(file).map(|fs| fs.f_type as u64 & 0xFFFF_FFFF);
+    magic.is_ok_and(|magic| [EXT4, XFS, BTRFS].contains(&magic))
 }
 
 /// The ranges (start, length) that are not holes.

@@ -247,13 +247,6 @@ pub fn restub(target: &Target, expect: &Fingerprint) -> Result<Stat> {
     empty(retake(target, expect)?, target.head, &target.block())
 }
 
-/// The same for an open file whose openers all wait at the guard; `block` is the header that it has.
-pub fn restub_open(file: &File, head: &StubHead, block: &[u8], expect: &Fingerprint) -> Result<Stat> {
-    let held = Exclusive::guarded(file)?;
-    unchanged(&held, expect)?;
-    empty(held, head, block)
-}
-
 /// The mark comes last, and after the rest is durable: as long as it says that the file is being filled, it
 /// explains every state in between, where no intent does.
 fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
@@ -273,17 +266,33 @@ fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
 
 /// Makes an explained file of any size the full file.
 pub fn refill(target: &Target, expect: &Fingerprint, original: &mut Original) -> Result<Stat> {
-    let mut held = retake(target, expect)?;
-    let mtime = restored_mtime(&held, target.head)?;
+    complete(retake(target, expect)?, target.head, original)
+}
+
+/// The same for an open file whose openers all wait at the guard.
+pub fn refill_open(
+    file: &File,
+    head: &StubHead,
+    expect: &Fingerprint,
+    original: &mut Original,
+) -> Result<Stat> {
+    let held = Exclusive::guarded(file)?;
+    unchanged(&held, expect)?;
+    complete(held, head, original)
+}
+
+fn complete(mut held: Exclusive, head: &StubHead, original: &mut Original) -> Result<Stat> {
+    let mtime = restored_mtime(&held, head)?;
     let mut buf = Vec::new();
     let mut at = 0;
-    while at < target.head.size {
-        buf.resize((target.head.size - at).min(WINDOW) as usize, 0);
+    while at < head.size {
+        buf.resize((head.size - at).min(WINDOW) as usize, 0);
         original(at, &mut buf)?;
         held.write(&buf, at)?;
         at += buf.len() as u64;
     }
     held.settle(mtime)?;
+    disk::sync_file(&held.file, &held.path)?;
     clear_mark(&held.file)?;
     Stat::of(&held.file).map_err(|e| Error::io("inspecting", &held.path, e))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,12 +15,14 @@ use super::found::{Found, Look, readable};
 use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
 use crate::base::path::RelPath;
 use crate::engine::ahead::Ahead;
 use crate::engine::folder::Context;
 use crate::engine::recall::{Filled, Progress, Recaller};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Standing, Verb, listing, receive, send};
 use crate::local::lease::{Lease, LeaseKind};
+use crate::local::root::Root;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
@@ -73,9 +75,12 @@ struct Worker {
 
 /// Works until the guard hangs up.
 pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -> Result<()> {
-    let recaller = Recaller::open(dir, context)?;
+    let mut early = Vec::new();
+    let recaller = Recaller::open(dir, context, &mut |id, tree| {
+        early = introduce(socket.as_fd(), id, tree, settings.deadline)?;
+        Ok(())
+    })?;
     let parallel = settings.parallel.max(1);
-    let number = settings.deadline.as_millis() as u64;
     let (filled, rest) = bounded(UNSETTLED);
     let worker = Arc::new(Worker {
         socket,
@@ -88,9 +93,6 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         ahead: Mutex::default(),
         loud: Mutex::default(),
     });
-    let hello = Frame { folder: worker.recaller.id(), number, ..Frame::new(Verb::Hello) };
-    send(worker.socket.as_fd(), &hello, &[worker.recaller.tree().as_fd()])
-        .map_err(|e| Error::io("telling", "the guard", e))?;
     let spawn = |run: fn(&Worker)| {
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || run(&worker))
@@ -103,13 +105,14 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         let worker = Arc::clone(&worker);
         std::thread::spawn(move || worker.settle_all(&rest))
     };
-    while let Ok(Some((frame, files))) = receive(worker.socket.as_fd()) {
+    // It ends with the process.
+    drop(spawn(Worker::mark_all));
+    let later = std::iter::from_fn(|| receive(worker.socket.as_fd()).ok().flatten());
+    for (frame, files) in early.into_iter().chain(later) {
         match files.into_iter().next() {
             Some(file) if frame.verb == Verb::Ask => worker.asked(&frame, readable(file)),
             // There was no room for its descriptor.
             None if frame.verb == Verb::Ask => worker.answer(frame.ticket, libc::EIO, false),
-            // The guard knows us. It ends with the process.
-            None if frame.verb == Verb::Done => drop(spawn(Worker::mark_all)),
             _ => {}
         }
     }
@@ -121,6 +124,24 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
         worker.recaller.end();
     }
     Ok(())
+}
+
+/// A frame of the guard's, and what came with it.
+type Received = (Frame, Vec<OwnedFd>);
+
+/// Says who we are, and waits until the guard knows; what it asks meanwhile is for later.
+fn introduce(socket: BorrowedFd, folder: FolderId, tree: &Root, deadline: Duration) -> Result<Vec<Received>> {
+    let fail = |e| Error::io("telling", "the guard", e);
+    let hello = Frame { folder, number: deadline.as_millis() as u64, ..Frame::new(Verb::Hello) };
+    send(socket, &hello, &[tree.as_fd()]).map_err(fail)?;
+    let mut early = Vec::new();
+    loop {
+        match receive(socket).map_err(fail)? {
+            None => return Err(Error::Refused("the guard hung up".into())),
+            Some((frame, _)) if frame.verb == Verb::Done => return Ok(early),
+            Some(other) => early.push(other),
+        }
+    }
 }
 
 impl Worker {
