@@ -209,11 +209,23 @@ impl Pump {
         }
     }
 
-    /// From the channel to our buffer; standard error, too.
+    /// From the channel to our buffer; standard error, too. Reading that may take in what is ours: the last
+    /// call before we wait for the socket must be one that reads the channel and finds nothing.
     fn receive(&mut self, state: &mut State) -> Result<bool, Broken> {
         if state.down_done || state.given < state.down.len() {
             return Ok(false);
         }
+        if self.read(state)? {
+            return Ok(true);
+        }
+        if state.owed.is_some() {
+            return Ok(false);
+        }
+        self.overhear(state);
+        self.read(state)
+    }
+
+    fn read(&mut self, state: &mut State) -> Result<bool, Broken> {
         state.down.resize(BUFFER, 0);
         state.given = 0;
         let got = self.channel.read(&mut state.down);
@@ -230,9 +242,6 @@ impl Pump {
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.owe(state, Call::Read);
-                if state.owed.is_none() {
-                    self.overhear(state);
-                }
                 Ok(false)
             }
             Err(e) => Err(Broken(format!("receiving: {e}"))),
