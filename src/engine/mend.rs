@@ -168,7 +168,9 @@ fn sweep_one(
     }
     let known = row.and_then(|row| head_of(folder.id, row)).filter(|head| head.body.id == mark.body);
     let Some(head) = known.or_else(|| StubHead::decode(&block, &folder.keys, folder.id).ok()) else {
-        return Ok(true);
+        // Whoever opens it has it finished by its mark.
+        stats.waiting.insert(path.clone());
+        return Ok(false);
     };
     let item =
         Item { path: path.clone(), head, mode: row.map_or(stat.mode, |row| row.mode), ino: Some(stat.ino) };
@@ -180,15 +182,12 @@ fn sweep_one(
 
 /// Finishes an open file that a worker was filling when it died, wherever it lies by now: outside of the folder,
 /// or nowhere. Its openers wait at the guard. What its bytes and its mark do not explain stays as it is.
-pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes, left: Left) -> Result<()> {
+pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) -> Result<()> {
     let Some(mark) = marked(file)? else { return Ok(()) };
     let path = Path::new("a file");
     // A mark goes only when what it explains is durable.
     crate::disk::sync_file(file, path)?;
     let block = first_block(file)?;
-    if is_whole(left, &block) {
-        return clear_mark(file);
-    }
     let stat = Stat::of(file).map_err(|e| Error::io("inspecting", path, e))?;
     let body = Body { kind: mark.kind, id: mark.body };
     let known =

@@ -67,8 +67,6 @@ pub struct Recaller {
     trace: Mutex<Option<Trace>>,
     /// Inodes that are full and still carry the mark of their filling.
     unsettled: Mutex<HashSet<u64>>,
-    /// What the worker before this one left.
-    left: Left,
     /// Half filled files that could not be mended when this began.
     unmended: HashSet<RelPath>,
 }
@@ -85,6 +83,10 @@ impl Recaller {
         introduce: &mut dyn FnMut(FolderId, &Root) -> Result<()>,
     ) -> Result<Self> {
         let mut folder = Folder::open(dir, Access::Read, context.clone())?;
+        if folder.history.is_alone() {
+            // It would keep everybody else waiting for as long as it lives.
+            return Err(Error::NoSpace("while opening history.db".into()));
+        }
         introduce(folder.id, folder.tree()?)?;
         let remotes = Remotes::open_all(&folder)?;
         // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
@@ -102,7 +104,6 @@ impl Recaller {
             guard,
             trace: Mutex::new(Some(trace)),
             unsettled: Mutex::default(),
-            left,
             unmended: stats.waiting,
             dir: dir.to_path_buf(),
             context,
@@ -238,7 +239,7 @@ impl Recaller {
     }
 
     fn mend(&self, file: &File, remotes: &Remotes) -> Result<()> {
-        mend::mend_open(file, (&self.keys, self.id), remotes, self.left)?;
+        mend::mend_open(file, (&self.keys, self.id), remotes)?;
         // Where its own bytes do not tell, its row may.
         let Some(path) = self.path_of(file).filter(|_| matches!(self.look(file), Ok(State::Filling(_))))
         else {

@@ -100,6 +100,11 @@ impl History {
         self.reset
     }
 
+    /// Whether everybody else has to wait until it is closed: on a full disk there is no other way.
+    pub fn is_alone(&self) -> bool {
+        pragma(&self.conn, "locking_mode").is_ok_and(|mode: String| mode == "exclusive")
+    }
+
     /// Looks for damage in the whole file.
     pub fn check(&self) -> Result<()> {
         let answer: String = pragma(&self.conn, "quick_check").map_err(db)?;

@@ -179,9 +179,14 @@ impl Filling {
 
     fn back(&mut self) -> Result<()> {
         self.check_lease()?;
-        self.held.write(&self.header, 0)?;
+        // What is freed may be what the header needs.
         punch_tail(&self.held.file, self.held.stat.size, &self.held.path)?;
+        self.held.write(&self.header, 0)?;
         self.held.settle(self.mark.mtime)?;
+        if self.renews {
+            // The header may lie in a new block, which a mark must not overtake.
+            disk::sync_file(&self.held.file, &self.held.path)?;
+        }
         let mark = InodeMark { state: MarkState::Stub, inode: 0, ..self.mark };
         match self.held.mark(&mark) {
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),

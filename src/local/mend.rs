@@ -18,7 +18,7 @@ use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
 use crate::disk::{self, Op};
 use crate::format::key::Keys;
-use crate::format::stub::{InodeMark, MIN_STUB, MarkState, StubHead, looks_like_stub};
+use crate::format::stub::{HEADER_LEN, InodeMark, MIN_STUB, MarkState, StubHead, looks_like_stub};
 
 /// What a file turned out to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -281,16 +281,24 @@ pub fn refill_open(
     complete(held, head, original)
 }
 
+/// The first block goes and comes back last: until then nothing there looks like a whole file.
 fn complete(mut held: Exclusive, head: &StubHead, original: &mut Original) -> Result<Stat> {
     let mtime = restored_mtime(&held, head)?;
+    let front = (HEADER_LEN as u64).min(head.size);
+    held.punch(0, HEADER_LEN as u64)?;
     let mut buf = Vec::new();
-    let mut at = 0;
-    while at < head.size {
-        buf.resize((head.size - at).min(WINDOW) as usize, 0);
-        original(at, &mut buf)?;
-        held.write(&buf, at)?;
-        at += buf.len() as u64;
-    }
+    let mut copy = |from: u64, to: u64| -> Result<()> {
+        let mut at = from;
+        while at < to {
+            buf.resize((to - at).min(WINDOW) as usize, 0);
+            original(at, &mut buf)?;
+            held.write(&buf, at)?;
+            at += buf.len() as u64;
+        }
+        Ok(())
+    };
+    copy(front, head.size)?;
+    copy(0, front)?;
     held.settle(mtime)?;
     disk::sync_file(&held.file, &held.path)?;
     clear_mark(&held.file)?;
