@@ -143,6 +143,7 @@ fn caught<'s>(
         // It was too fast.
         guarded.guard().freeze(false);
         readers.into_iter().for_each(|reader| drop(reader.join().unwrap().unwrap()));
+        wait_until("all are durable", || !files.iter().any(|path| is_filling(path)));
         guarded.stash();
     }
     panic!("never were all of them being filled at once");
