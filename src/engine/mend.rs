@@ -30,7 +30,7 @@ use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
-use crate::local::mend::{Verdict, judge, judge_open, refill_open, restore_mode, restub};
+use crate::local::mend::{Verdict, judge, judge_open, refill, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
@@ -158,7 +158,12 @@ fn sweep_one(
     stats: &mut MendStats,
 ) -> Result<bool> {
     let tree = folder.tree()?;
-    let Ok(file) = tree.open_file(path, Access::Read) else { return Ok(true) };
+    let file = match tree.open_file(path, Access::Read) {
+        // That it is leased, or that there is no descriptor left, says nothing of it.
+        Err(e) if !e.is_missing() && e.errno() != Some(libc::EACCES) => return Err(e),
+        Err(_) => return Ok(true),
+        Ok(file) => file,
+    };
     let State::Filling(mark) = inspect(&file, stat, &folder.keys, folder.id)? else { return Ok(true) };
     let block = first_block(&file)?;
     if is_whole(left, &block) {
@@ -197,7 +202,7 @@ pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) 
     let mut original =
         |offset: u64, buffer: &mut [u8]| original(&mut content, (remotes, keys), &head, offset, buffer);
     match judge_open(file, Task::Fill, &[], &head, keys, &mut original)? {
-        Verdict::Explained(seen) => refill_open(file, &head, &seen, &mut original).map(|_| ()),
+        Verdict::Explained(seen) => refill(file, &head, &seen, &mut original).map(|_| ()),
         _ => Ok(()),
     }
 }

@@ -264,18 +264,8 @@ fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
     }
 }
 
-/// Makes an explained file of any size the full file.
-pub fn refill(target: &Target, expect: &Fingerprint, original: &mut Original) -> Result<Stat> {
-    complete(retake(target, expect)?, target.head, original)
-}
-
-/// The same for an open file whose openers all wait at the guard.
-pub fn refill_open(
-    file: &File,
-    head: &StubHead,
-    expect: &Fingerprint,
-    original: &mut Original,
-) -> Result<Stat> {
+/// Makes an explained file of any size the full file, while all its openers wait at the guard.
+pub fn refill(file: &File, head: &StubHead, expect: &Fingerprint, original: &mut Original) -> Result<Stat> {
     let held = Exclusive::guarded(file)?;
     unchanged(&held, expect)?;
     complete(held, head, original)

@@ -61,7 +61,8 @@ pub fn torn_files_are_explained_or_left_alone(place: &Place) {
                 buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
                 Ok(())
             };
-            patiently(|| refill(&target, &as_found, &mut original)).expect("filled");
+            let file = File::open(case.dir.join(&name)).expect("open");
+            refill(&file, &head, &as_found, &mut original).expect("filled");
         }
         assert!(std::fs::read(case.dir.join(&name)).expect("read") == content);
         assert_eq!(judged(&case, Task::Fill, &name, &head, &content), Verdict::Intact);
@@ -78,6 +79,32 @@ pub fn torn_files_are_explained_or_left_alone(place: &Place) {
     }
     intact_and_prefixes(&case);
     intents_come_back(&case);
+    what_is_finished_in_part_never_looks_whole(&case);
+}
+
+/// Content that stops coming in the middle: the first block is the last to be there.
+fn what_is_finished_in_part_never_looks_whole(case: &Case) {
+    let content = bytes(3 << 20, 99);
+    let head = head_of(&content, OLD);
+    let header = head.encode(&case.keys, b"part way");
+    tear(case, "part way", &content, &header, 99);
+    for stops_at in [0, 1 << 20, 2 << 20, 3 << 20] {
+        let mut original = |at: u64, buf: &mut [u8]| {
+            if at >= stops_at {
+                return Err(Error::Interrupted);
+            }
+            buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
+            Ok(())
+        };
+        let Verdict::Explained(seen) = judged(case, Task::Fill, "part way", &head, &content) else {
+            panic!("{stops_at}: not explained")
+        };
+        let file = File::open(case.dir.join("part way")).expect("open");
+        let done = refill(&file, &head, &seen, &mut original).is_ok();
+        let found = std::fs::read(case.dir.join("part way")).expect("read");
+        assert_eq!(done, stops_at == 3 << 20);
+        assert!(if done { found == content } else { found[..4096].iter().all(|byte| *byte == 0) });
+    }
 }
 
 fn intact_and_prefixes(case: &Case) {
