@@ -8,12 +8,7 @@ mod prune;
 mod then;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
-use ddr::base::cancel::Cancel;
-use ddr::base::progress::Recorder;
-use ddr::engine::folder::{Access, Context, Folder};
 use ddr::model::entry::Body;
 use ddr::store::Bucket;
 use ddr::store::dir::DirBucket;
@@ -32,20 +27,6 @@ fn held(shell: &Shell) -> BTreeSet<Body> {
 
 fn store(shell: &Shell) -> DirBucket {
     DirBucket::open(&shell.sandbox.store().join("store")).unwrap()
-}
-
-/// The folder, opened in this process.
-fn open(shell: &Shell) -> Folder {
-    let home = shell.sandbox.home();
-    let context = Context {
-        cache_dir: home.join("cache/ddr"),
-        state_dir: home.join("state/ddr"),
-        wait: Duration::ZERO,
-        progress: Arc::new(Recorder::default()),
-        cancel: Cancel::default(),
-        login: Default::default(),
-    };
-    Folder::find(&shell.sandbox.folder(), Access::Write, context).unwrap()
 }
 
 /// Names of the store's objects under a prefix, and their sizes.

@@ -284,14 +284,14 @@ impl Guard {
     }
 
     fn mark_as(&self, files: &[OwnedFd], flag: u8) -> Result<Vec<Standing>> {
-        let mut news = Vec::with_capacity(files.len());
+        let mut known = Vec::with_capacity(files.len());
         for some in files.chunks(MOST_FDS) {
             let fds: Vec<BorrowedFd> = some.iter().map(AsFd::as_fd).collect();
             let answer =
                 self.ask(&Frame { flag, number: fds.len() as u64, ..Frame::new(Verb::Mark) }, &fds)?;
-            news.extend(answer.text.iter().map(|byte| Standing::of(*byte)));
+            known.extend(answer.text.iter().map(|byte| Standing::of(*byte)));
         }
-        Ok(news)
+        Ok(known)
     }
 
     /// Lets those who wait for these inodes (device, number) in, if they are stubs by way of a recall.

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
 use super::desk::Inode;
 use super::found::{Found, Look, readable};
 use super::probe::Probe;
@@ -26,7 +28,6 @@ use crate::local::root::Root;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// How the worker is to behave.
 pub struct Settings {

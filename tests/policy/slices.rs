@@ -2,12 +2,8 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ddr::base::cancel::Cancel;
-use ddr::base::progress::Recorder;
 use ddr::engine::apply::{Applied, apply_on};
-use ddr::engine::folder::{Access, Context, Folder};
 use ddr::engine::policy::plan::plan;
 use ddr::engine::stash::Run;
 use ddr::local::lease::{Lease, LeaseKind};
@@ -35,16 +31,7 @@ fn shell() -> Shell {
 
 /// Carries the plan out in this process.
 fn run(shell: &Shell, most: u64) -> Applied {
-    let home = shell.sandbox.home();
-    let context = Context {
-        cache_dir: home.join("cache/ddr"),
-        state_dir: home.join("state/ddr"),
-        wait: Duration::ZERO,
-        progress: Arc::new(Recorder::default()),
-        cancel: Cancel::default(),
-        login: Default::default(),
-    };
-    let mut folder = Folder::find(&shell.sandbox.folder(), Access::Write, context).unwrap();
+    let mut folder = shell.open();
     let mut plan = plan(&folder).unwrap();
     let run = Run::open(&folder, None).unwrap();
     apply_on(&mut folder, &mut plan, run, most * MIB).unwrap()

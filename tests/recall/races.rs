@@ -189,17 +189,24 @@ fn a_checkout_while_names_are_exchanged_writes_into_no_other_file() {
     }
 }
 
-#[test]
-fn who_had_a_stub_open_before_it_was_guarded_is_known_to_every_worker() {
-    let Some(mut guarded) = guarded(&[]) else { return };
+/// A guarded stub, `file`, with somebody who has had it open for writing since before; and what it is to hold.
+fn with_an_old_writer() -> Option<(Guarded, std::fs::File, Vec<u8>)> {
+    let mut guarded = guarded(&[])?;
     guarded.guard = None;
-    let (file, content) = (guarded.at("file"), noise(1, 300_000));
+    let content = noise(1, 300_000);
     guarded.write("file", &content);
     guarded.stash();
     let ours = own_files();
-    let old = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+    let old = std::fs::File::options().read(true).write(true).open(guarded.at("file")).unwrap();
     drop(ours);
     guarded.start(&[]);
+    Some((guarded, old, content))
+}
+
+#[test]
+fn who_had_a_stub_open_before_it_was_guarded_is_known_to_every_worker() {
+    let Some((guarded, old, content)) = with_an_old_writer() else { return };
+    let file = guarded.at("file");
     let refused = |when: &str| {
         let error = std::fs::read(&file).map(|seen| seen.len()).expect_err(when);
         assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{when}: {error}");
@@ -260,15 +267,8 @@ fn who_opens_for_writing_at_the_moment_of_the_mark_waits_like_any_other() {
 
 #[test]
 fn once_an_old_writer_is_gone_others_may_write_though_nobody_only_reads() {
-    let Some(mut guarded) = guarded(&[]) else { return };
-    guarded.guard = None;
-    let (file, content) = (guarded.at("file"), noise(1, 300_000));
-    guarded.write("file", &content);
-    guarded.stash();
-    let ours = own_files();
-    let old = std::fs::File::options().read(true).write(true).open(&file).unwrap();
-    drop(ours);
-    guarded.start(&[]);
+    let Some((guarded, old, content)) = with_an_old_writer() else { return };
+    let file = guarded.at("file");
     let error = edit(&file).map(|seen| seen.len()).expect_err("he may write at any moment");
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{error}");
     drop(old);

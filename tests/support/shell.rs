@@ -10,6 +10,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ddr::base::cancel::Cancel;
+use ddr::base::progress::Recorder;
+use ddr::engine::folder::{Access, Context, Folder};
 
 use super::{Output, Running, Sandbox, own_files, program};
 
@@ -66,6 +72,20 @@ impl Shell {
     /// Another machine that can reach the same store.
     pub fn other(&self, name: &str) -> Self {
         Self { known: self.known.clone(), ..Self::on(self.sandbox.other_machine(name)) }
+    }
+
+    /// The folder, opened in this process.
+    pub fn open(&self) -> Folder {
+        let home = self.sandbox.home();
+        let context = Context {
+            cache_dir: home.join("cache/ddr"),
+            state_dir: home.join("state/ddr"),
+            wait: Duration::ZERO,
+            progress: Arc::new(Recorder::default()),
+            cancel: Cancel::default(),
+            login: Default::default(),
+        };
+        Folder::find(&self.sandbox.folder(), Access::Write, context).unwrap()
     }
 
     /// A path in the folder.

@@ -9,7 +9,7 @@ use ddr::format::seal::Sealer;
 use ddr::model::entry::Kind;
 use ddr::store::Store;
 
-use super::{bytes, objects, open};
+use super::{bytes, objects};
 use crate::support::content::noise;
 use crate::support::shell::Shell;
 
@@ -20,7 +20,7 @@ fn padded(packs: u64) -> Shell {
     (0..30).for_each(|n| shell.write(format!("f{n}"), &noise(n, 20_000)));
     shell.ok("ddr init && ddr remote add disk2 ../../store --init --same-disk && ddr stash .");
     let old = objects(&shell, "data/");
-    let folder = open(&shell);
+    let folder = shell.open();
     for n in 0..packs {
         let remotes = Remotes::open(&folder).unwrap();
         let store = &remotes.online[0].packs;
@@ -56,7 +56,7 @@ fn ids(store: &dyn Store) -> Vec<RecordId> {
 
 fn collect(shell: &Shell, grace: u64) -> GcStats {
     let options = GcOptions { grace: Some(std::time::Duration::from_secs(grace)), ..GcOptions::default() };
-    gc(&mut open(shell), &options).unwrap().0.remove(0)
+    gc(&mut shell.open(), &options).unwrap().0.remove(0)
 }
 
 /// The folder's files are all there, on this machine and on a new one.
@@ -123,7 +123,7 @@ fn a_damaged_record_stops_the_rewriting_not_the_reader() {
     all[1000] ^= 1;
     (20..90).for_each(|n| all[n * 20_000] ^= 1);
     std::fs::write(&pack, &all).unwrap();
-    let error = gc(&mut open(&shell), &GcOptions::default()).unwrap_err();
+    let error = gc(&mut shell.open(), &GcOptions::default()).unwrap_err();
     assert!(matches!(error, ddr::base::error::Error::Refused(_)), "{error}");
     assert_eq!(objects(&shell, "data/").len(), 1);
 }

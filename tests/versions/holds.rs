@@ -1,6 +1,6 @@
 //! When a hold goes, and when it does not.
 
-use super::{held, objects, open};
+use super::{held, objects};
 use crate::support::content::noise;
 use crate::support::shell::Shell;
 
@@ -103,7 +103,7 @@ fn batches_are_compacted_and_not_missed() {
     assert_eq!(held(&shell).len(), 3);
     shell.ok("ddr fsck");
     other.ok("ddr fsck");
-    let mine = open(&shell).origin();
+    let mine = shell.open().origin();
     let newest = objects(&shell, &format!("holds/{mine}/")).pop().unwrap().0;
     std::fs::remove_file(shell.sandbox.store().join("store").join(newest)).unwrap();
     shell.code("ddr fsck", 5);

@@ -13,7 +13,7 @@ use ddr::history::log;
 use ddr::model::entry::{Body, Dot, Entry, FileKind, Kind, Op, Version, next_hlc};
 use ddr::store::Store;
 
-use super::{bytes, open};
+use super::bytes;
 use crate::support::content::{Random, noise};
 use crate::support::shell::Shell;
 use crate::support::{say, scale, seed};
@@ -31,7 +31,7 @@ fn total() -> u64 {
 fn recorded() -> Shell {
     let shell = Shell::new();
     shell.ok("ddr init && ddr remote add disk2 ../../store --init --same-disk");
-    let mut folder = open(&shell);
+    let mut folder = shell.open();
     let remotes = Remotes::open(&folder).unwrap();
     let store = &remotes.online[0].packs;
     let mut sealer = Sealer::new().unwrap();
