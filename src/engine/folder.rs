@@ -222,7 +222,7 @@ impl Folder {
 
     /// Directory of pending intents.
     pub fn intents(&self) -> PathBuf {
-        self.dir.join("intents")
+        intents(&self.dir)
     }
 
     /// Turns command-line paths (relative to `cwd`) into paths below the root; none means `cwd`
@@ -356,6 +356,11 @@ pub fn lock(dir: &Path, context: &Context) -> Result<File> {
 pub fn is_wanted(dir: &Path) -> bool {
     let Ok(file) = File::open(dir.join("wanted")) else { return false };
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Where a folder's pending intents lie.
+pub fn intents(dir: &Path) -> PathBuf {
+    dir.join("intents")
 }
 
 /// Whether some process has the folder's lock right now.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use super::fetch::{Sink, Wanted, fetch};
-use super::folder::{Access, Context, Folder, is_locked};
+use super::folder::{Access, Context, Folder, intents, is_locked};
 use super::held::Held;
 use super::mend::{self, MendStats};
 use super::related::related;
@@ -29,8 +29,9 @@ use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::{Filling, between};
 use crate::local::guard::Guard;
-use crate::local::inode::{Target, clear_mark, set_atime};
-use crate::local::inspect::{HALF_FILLED, State, inspect};
+use crate::local::inode::{Target, clear_mark, set_atime, set_mtime};
+use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
+use crate::local::intent::{self, Item, Task};
 use crate::local::root::{Access as RootAccess, Root};
 use crate::local::stat::Stat;
 use crate::model::residency::Residency;
@@ -67,7 +68,7 @@ pub struct Recaller {
     trace: Mutex<Option<Trace>>,
     /// Inodes that are full and still carry the mark of their filling.
     unsettled: Mutex<HashSet<u64>>,
-    /// Half filled files that could not be mended when this began.
+    /// Files that were half filled, or half freed, when this began, and may be still.
     unmended: HashSet<RelPath>,
 }
 
@@ -100,11 +101,18 @@ impl Recaller {
         }
         drop(claim);
         let trace = Trace::leave(dir)?;
+        let mut unmended = stats.waiting;
+        // What a command had in hand when it died may take more room than a stub.
+        match intent::pending(&folder.intents()) {
+            Ok(all) => unmended.extend(all.into_iter().flat_map(|(_, _, items)| items).map(|item| item.path)),
+            // Every command says so; openers are not to suffer from it.
+            Err(e) => eprintln!("ddr: {e}"),
+        }
         Ok(Self {
             guard,
             trace: Mutex::new(Some(trace)),
             unsettled: Mutex::default(),
-            unmended: stats.waiting,
+            unmended,
             dir: dir.to_path_buf(),
             context,
             keys: folder.keys.clone(),
@@ -130,7 +138,7 @@ impl Recaller {
         self.id
     }
 
-    /// Whether a file may be half filled, and so no stub by its looks.
+    /// Whether a file may be half filled or half freed, and so no stub by its looks.
     pub fn is_unmended(&self, path: &RelPath) -> bool {
         self.unmended.contains(path)
     }
@@ -158,13 +166,15 @@ impl Recaller {
             State::Filling(_) if inode(&file).is_some_and(|ino| lock(&self.unsettled).contains(&ino)) => {
                 return Ok(None);
             }
-            // Left by a worker that died, and could not be mended when this one began.
+            // Left by a worker that died, and could not be mended when this one began; or by a command that
+            // died before all was freed.
             State::Filling(_) => self.mended(&file)?,
+            State::Odd(_) if self.is_headed(&file)? => self.mended(&file)?,
             state => state,
         };
         let head = match state {
             State::Full => return Ok(None),
-            State::Stub(head) => head,
+            State::Stub(head) => self.dated(&file, head)?,
             State::Filling(_) => return Err(Error::Refused(HALF_FILLED.into())),
             State::Odd(why) => return Err(Error::Refused(why)),
         };
@@ -215,8 +225,29 @@ impl Recaller {
         inspect(file, &stat, &self.keys, self.id)
     }
 
-    /// What a half filled file is after mending. A command may be mending it at the moment, and packs come and
-    /// go: it is tried for a while, and with the stores opened anew.
+    /// Whether it begins with the header of the very stub that its mark names.
+    fn is_headed(&self, file: &File) -> Result<bool> {
+        let head = StubHead::decode(&first_block(file)?, &self.keys, self.id);
+        Ok(marked(file)?.is_some_and(|mark| head.is_ok_and(|head| head.body.id == mark.body)))
+    }
+
+    /// A stub with its time: a command that died after the last of it was freed may not have set that back. Its
+    /// intent tells that from a time that the user gave it.
+    fn dated(&self, file: &File, head: StubHead) -> Result<StubHead> {
+        let stat = Stat::of(file).map_err(|e| Error::io("inspecting", "a stub", e))?;
+        if stat.mtime != head.mtime {
+            let freed = |item: &Item| item.ino == Some(stat.ino) && item.head.content == head.content;
+            let pending = intent::pending(&intents(&self.dir)).unwrap_or_default();
+            let mut begun = pending.iter().filter(|(_, task, _)| *task == Task::Stash);
+            if begun.any(|(_, _, items)| items.iter().any(freed)) {
+                set_mtime(file, head.mtime, Path::new("a stub"))?;
+            }
+        }
+        Ok(head)
+    }
+
+    /// What a half filled, or half freed, file is after mending. A command may be mending it at the moment, and
+    /// packs come and go: it is tried for a while, and with the stores opened anew.
     fn mended(&self, file: &File) -> Result<State> {
         let (begun, mut reopened) = (Instant::now(), false);
         loop {
@@ -224,7 +255,9 @@ impl Recaller {
             let tried = self.mend(file, &remotes);
             let state = self.look(file)?;
             match tried {
-                _ if !matches!(state, State::Filling(_)) => return Ok(state),
+                _ if matches!(state, State::Full | State::Stub(_)) => return Ok(state),
+                // Not for its bytes: somebody wrote into it.
+                Ok(()) if matches!(state, State::Odd(_)) => return Ok(state),
                 Ok(()) | Err(Error::Changed(_)) if begun.elapsed() < MENDING => {
                     std::thread::sleep(MENDING / 50);
                 }

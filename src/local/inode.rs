@@ -313,7 +313,8 @@ pub(super) fn chmod(file: &File, mode: u32, path: &Path) -> Result<()> {
     step("changing the mode of", path, || rustix::fs::fchmod(file, Mode::from_raw_mode(mode)))
 }
 
-pub(super) fn set_mtime(file: impl AsFd, mtime: Time, path: &Path) -> Result<()> {
+/// Sets the modification time; the access time stays. `path` is for errors.
+pub fn set_mtime(file: impl AsFd, mtime: Time, path: &Path) -> Result<()> {
     step("setting the times of", path, || rustix::fs::futimens(file, &times(mtime)))
 }
 
