@@ -2,6 +2,7 @@
 
 mod bare;
 mod clone;
+mod cloned;
 mod commands;
 mod dry;
 mod invariants;

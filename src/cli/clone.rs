@@ -10,6 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::base::units::{count, size};
 use crate::engine::clone;
 use crate::engine::config::RemoteConfig;
+use crate::engine::materialise::Contents;
 use crate::peer::url::Url;
 
 /// Arguments of `ddr clone`.
@@ -22,6 +23,9 @@ pub struct CloneArgs {
     /// What to call the store in the new folder
     #[arg(long, default_value = "origin")]
     pub name: String,
+    /// Bring every file's content along, not only its name, size and date
+    #[arg(long)]
+    pub full: bool,
     /// Accept that store and folder lie on one disk
     #[arg(long)]
     pub same_disk: bool,
@@ -42,7 +46,8 @@ pub fn run(session: &Session, args: &CloneArgs) -> Result<()> {
     };
     let dir = resolve(&dir);
     let remote = RemoteConfig { same_disk: args.same_disk, ..args.far.remote(store) };
-    let (_, stats) = clone::clone(&remote, &dir, &args.name, args.far.context(session))?;
+    let contents = if args.full { Contents::All } else { Contents::Small };
+    let (_, stats) = clone::clone(&remote, &dir, &args.name, contents, args.far.context(session))?;
     super::daemon::register(session, &resolve(&dir));
     session.out.json(&json!({
         "type": "clone", "path": dir.display().to_string(), "made": stats.made, "stubs": stats.stubs,

@@ -11,6 +11,7 @@ use crate::base::path::RelPath;
 use crate::base::units::{count, size};
 use crate::engine::behind;
 use crate::engine::folder::Folder;
+use crate::engine::materialise::MATERIALISING;
 use crate::engine::remotes::Remotes;
 use crate::engine::survey::{Change, Item, survey};
 use crate::local::stat::FileType;
@@ -132,7 +133,7 @@ fn trouble(session: &Session, folder: &Folder) -> Result<()> {
             "some versions may be unsaved: no store was reachable, or it was removed; `ddr commit` places them",
         )?;
     }
-    if folder.history.meta("materialising")?.is_some() {
+    if folder.history.meta(MATERIALISING)?.is_some() {
         warn("the clone was interrupted: run the same `ddr clone` again")?;
     }
     if !folder.waiting.is_empty() {

@@ -4,16 +4,16 @@
 //! and that a user who wrote into a stub keeps what he wrote (I5). Order per batch: intent fsynced
 //! -> files filled under write leases -> file system synced -> intent closed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use super::ahead::Ahead;
-use super::fetch::{Sink, Wanted, fetch};
+use super::fetch::{Wanted, fetch};
 use super::folder::Folder;
 use super::held::{Held, guard_of};
 use super::remotes::Remotes;
 use super::spool::Spool;
 use super::survey::{Change, survey};
+use super::writing::{Outcome, Output, Writing};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -22,7 +22,7 @@ use crate::base::units::{Time, count};
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
-use crate::local::fill::{Filling, between};
+use crate::local::fill::Filling;
 use crate::local::guard::Guard;
 use crate::local::inode::Target;
 use crate::local::inspect::{HALF_FILLED, State, inspect};
@@ -183,12 +183,6 @@ struct Slot {
     also: Vec<RelPath>,
     stat: Stat,
     head: StubHead,
-    /// What stays hole: no room is reserved for it.
-    holes: OnceLock<Vec<(u64, u64)>>,
-    filling: RwLock<Option<Filling>>,
-    result: Mutex<Option<Result<Stat>>>,
-    /// It could be neither filled nor made a stub again.
-    torn: AtomicBool,
 }
 
 #[derive(Default)]
@@ -205,16 +199,7 @@ impl Batch {
             return first.also.push(path);
         }
         self.bytes += stat.size;
-        self.slots.push(Slot {
-            path,
-            also: Vec::new(),
-            stat,
-            head,
-            holes: OnceLock::new(),
-            filling: RwLock::new(None),
-            result: Mutex::new(None),
-            torn: AtomicBool::new(false),
-        });
+        self.slots.push(Slot { path, also: Vec::new(), stat, head });
     }
 
     fn items(&self) -> Vec<Item> {
@@ -241,7 +226,7 @@ struct Site<'a> {
 
 /// A batch whose files are filled, but not known to be durable yet.
 struct Filled {
-    slots: Vec<Slot>,
+    slots: Vec<(Slot, Outcome)>,
     /// To be closed; not those of which openers may not have been let go: the next command mends it.
     intents: Vec<Intent>,
     /// Whether stores could be read, and openers let go.
@@ -253,145 +238,61 @@ impl Site<'_> {
         let slots = batch.slots;
         let held = match Held::take(guard, &self.tree, slots.iter().map(|s| &s.path)) {
             Ok(held) => held,
-            Err(e) => return Filled { slots, intents, done: Err(e) },
+            Err(e) => return Filled { slots: Vec::new(), intents, done: Err(e) },
         };
-        let fetched = self.fetch(&slots, &held);
-        let is_full = |i: usize| matches!(*lock(&slots[i].result), Some(Ok(_)));
-        match held.release(|i| !is_full(i)) {
-            Ok(()) => Filled { slots, intents, done: fetched },
-            Err(e) => Filled { slots, intents: Vec::new(), done: Err(e) },
-        }
+        let (outcomes, fetched) = self.fetch(&slots, &held);
+        let (intents, done) = match held.release(|i| !outcomes[i].is_whole()) {
+            Ok(()) => (intents, fetched),
+            Err(e) => (Vec::new(), Err(e)),
+        };
+        Filled { slots: slots.into_iter().zip(outcomes).collect(), intents, done }
     }
 
-    fn fetch(&self, slots: &[Slot], held: &Held) -> Result<()> {
+    /// Begins each stub at its first piece; what is not finished is a stub again.
+    fn fetch(&self, slots: &[Slot], held: &Held) -> (Vec<Outcome>, Result<()>) {
         let wanted = |s: &Slot| Wanted { body: Some(s.head.body), size: s.head.size };
         let list: Vec<Wanted> = slots.iter().map(wanted).collect();
-        let writer = Writer {
-            tree: &self.tree,
-            keys: &self.keys,
-            progress: self.progress.as_ref(),
-            slots,
-            full: &self.full,
-            held,
+        let begin = |i: usize| {
+            let Slot { path, head, .. } = &slots[i];
+            // Those whose openers wait at the guard are taken by their places in `slots`.
+            let held = held.file(i)?;
+            Filling::begin(&Target { root: &self.tree, path, keys: &self.keys, head, held })
         };
-        let fetched = fetch(self.remotes, &self.keys, &self.cancel, &list, &writer);
-        // Files begun but not finished (an interruption) become stubs again.
-        for (i, slot) in slots.iter().enumerate() {
-            if write(&slot.filling).is_some() {
-                writer.failed(i, Error::Interrupted);
-            }
-        }
-        fetched
+        let advance = |bytes| self.progress.advance(bytes);
+        let writing = Writing::new(slots.len(), &begin, &advance, &self.full);
+        let fetched = fetch(self.remotes, &self.keys, &self.cancel, &list, &writing);
+        (writing.end(), fetched)
     }
 }
 
-/// Writes pieces into stubs.
-struct Writer<'a> {
-    tree: &'a Root,
-    keys: &'a Keys,
-    progress: &'a dyn Progress,
-    slots: &'a [Slot],
-    full: &'a OnceLock<Error>,
-    /// Those whose openers wait at the guard, by their places in `slots`.
-    held: &'a Held,
-}
-
-impl Sink for Writer<'_> {
-    fn holes(&self, i: usize, holes: &[(u64, u64)]) {
-        // Told once per content.
-        let _ = self.slots[i].holes.set(holes.to_vec());
+impl Output for Filling {
+    fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
+        Filling::reserve(self, holes)
     }
 
-    fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
-        let slot = &self.slots[i];
-        self.begin(i)?;
-        // Several threads write pieces of one file; the handle is only taken out at the end.
-        let filling = slot.filling.read().unwrap_or_else(|e| e.into_inner());
-        if let Some(filling) = filling.as_ref() {
-            filling.write_at(bytes, offset)?;
-            self.progress.advance(bytes.len() as u64);
-        }
-        Ok(())
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        Filling::write_at(self, bytes, offset)
     }
 
-    fn whole(&self, i: usize, holes: &[(u64, u64)]) -> Result<()> {
-        let slot = &self.slots[i];
-        self.begin(i)?;
-        if let Some(filling) = write(&slot.filling).take() {
-            let stat = filling.finish(holes).inspect_err(|_| slot.torn.store(true, Ordering::Relaxed))?;
-            *lock(&slot.result) = Some(Ok(stat));
-        }
-        Ok(())
+    fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
+        Filling::finish(self, holes)
     }
 
-    fn failed(&self, i: usize, error: Error) {
-        let slot = &self.slots[i];
-        let error = match write(&slot.filling).take().map(Filling::abandon) {
-            Some(Err(also)) => {
-                slot.torn.store(true, Ordering::Relaxed);
-                Error::Changed(format!("{error}; and it could not be made a stub again yet: {also}"))
-            }
-            _ => error,
-        };
-        if matches!(error, Error::NoSpace(_)) {
-            // A later one changes nothing.
-            let _ = self.full.set(error.again());
-        }
-        *lock(&slot.result) = Some(Err(error));
+    fn abandon(self) -> Result<()> {
+        Filling::abandon(self)
     }
-
-    fn wants_more(&self) -> bool {
-        self.full.get().is_none()
-    }
-}
-
-impl Writer<'_> {
-    /// Opens the stub for filling at its first piece, so that few files are open at once.
-    fn begin(&self, i: usize) -> Result<()> {
-        let slot = &self.slots[i];
-        if slot.filling.read().unwrap_or_else(|e| e.into_inner()).is_some() {
-            return Ok(());
-        }
-        if let Some(full) = self.full.get() {
-            return Err(full.again());
-        }
-        let mut filling = write(&slot.filling);
-        if filling.is_none() {
-            let target = Target {
-                root: self.tree,
-                path: &slot.path,
-                keys: self.keys,
-                head: &slot.head,
-                held: self.held.file(i)?,
-            };
-            let begun = Filling::begin(&target)?;
-            let holes = slot.holes.get().map_or(&[][..], Vec::as_slice);
-            begun.reserve(&between(slot.stat.size, holes))?;
-            *filling = Some(begun);
-        }
-        Ok(())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A panic elsewhere already ends the run; the data is only a handle or a result.
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(|e| e.into_inner())
 }
 
 fn settle(folder: &mut Folder, filled: Filled, stats: &mut CheckoutStats) -> Result<()> {
     let Filled { slots, intents, done } = filled;
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     // What is torn stays named: the next command mends it.
-    if slots.iter().all(|slot| !slot.torn.load(Ordering::Relaxed) && is_settled(folder, slot)) {
+    if slots.iter().all(|(slot, outcome)| is_settled(folder, slot, outcome)) {
         intents.into_iter().try_for_each(Intent::close)?;
     }
     let mut rows = Vec::new();
-    for slot in slots {
-        match slot.result.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    for (slot, outcome) in slots {
+        match outcome.result {
             Some(Ok(stat)) => {
                 stats.filled += 1;
                 stats.filled_bytes += stat.size;
@@ -413,8 +314,9 @@ fn settle(folder: &mut Folder, filled: Filled, stats: &mut CheckoutStats) -> Res
 }
 
 /// Whether a file is whole or the stub it was; else its intent stays, for the next command to mend by.
-fn is_settled(folder: &Folder, slot: &Slot) -> bool {
-    match lock(&slot.result).as_ref() {
+fn is_settled(folder: &Folder, slot: &Slot, outcome: &Outcome) -> bool {
+    match &outcome.result {
+        _ if outcome.is_torn => false,
         None | Some(Ok(_)) => true,
         // Nothing was begun.
         Some(Err(Error::Refused(_))) => true,

@@ -5,20 +5,25 @@
 
 use std::path::Path;
 
+use super::checkout::checkout;
 use super::config::RemoteConfig;
 use super::folder::{Access, Context, Folder};
 use super::init::{AddRemote, NewPeer, add_remote, make_peer};
-use super::materialise::{CloneStats, materialise};
+use super::materialise::{CloneStats, Contents, materialise};
+use super::mend::mend;
 use super::places;
 use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
 use crate::format::key::FolderKey;
 use crate::store::packs::Packs;
 
-/// Makes the peer directory in `dir` from a store (its remote will be called `name`), then the tree.
+/// Makes the peer directory in `dir` from a store (its remote will be called `name`), then the tree, with
+/// these contents.
 pub fn clone(
     remote: &RemoteConfig,
     dir: &Path,
     name: &str,
+    contents: Contents,
     context: Context,
 ) -> Result<(Folder, CloneStats)> {
     let url = remote.place()?;
@@ -61,7 +66,13 @@ pub fn clone(
     if own.is_none() {
         add_remote(&mut folder, name, remote, &AddRemote { init: false, reading: true })?;
     }
-    let stats = materialise(&mut folder)?;
+    // What an earlier run may have left torn is made once more.
+    mend(&mut folder)?;
+    let mut stats = materialise(&mut folder, contents)?;
+    if contents == Contents::All && folder.history.stub_count()? > 0 {
+        // Those that an earlier run made without them.
+        stats.written_bytes += checkout(&mut folder, &[RelPath::root()], false)?.filled_bytes;
+    }
     Ok((folder, stats))
 }
 

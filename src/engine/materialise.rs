@@ -1,39 +1,57 @@
 //! Making the tree of a clone: everything that history has and the local table lacks.
 //!
 //! Promises names, sizes, times, modes and links as recorded, and that nothing that exists is
-//! overwritten. What is not made yet has no local row, so that it can never be taken for deleted. While
-//! the files of one group are made, the group before is synced and recorded and the next one prepared.
+//! overwritten. What is not made yet has no local row, so that it can never be taken for deleted; what a
+//! power cut tears, an intent names. While the files of one group are made, the group before is synced and
+//! recorded and the next one prepared.
 
-use std::sync::{Arc, Mutex};
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
 
 use super::ahead::Ahead;
 use super::commit;
-use super::fetch::{Sink, Wanted, fetch};
+use super::fetch::{Wanted, fetch};
 use super::folder::Folder;
 use super::hold;
 use super::remotes::Remotes;
 use super::spread::spread;
 use super::survey::local_row;
+use super::trace;
+use super::writing::{Outcome, Output, Writing};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
-use crate::base::progress::report;
+use crate::base::progress::{Progress, report};
+use crate::base::units::Time;
 use crate::format::key::Keys;
 use crate::format::stub::{MIN_STUB, StubHead};
 use crate::history::{Head, History, LocalRow};
-use crate::local::create;
+use crate::local::create::{self, NewFile};
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
-use crate::local::root::Root;
+use crate::local::root::{Access, Root};
 use crate::local::stat::{FileType, Stat};
 use crate::model::entry::{Body, FileKind, Version};
 use crate::model::residency::Residency;
 
+/// In history while the tree is being made: in which mount.
+pub const MATERIALISING: &str = "materialising";
+
 /// Files per intent.
 const BATCH: usize = 1000;
-/// Paths made together: one hold, and one sync before and after.
+/// Paths made together: one hold, and one sync before and after; and bytes written after which that is less.
 const GROUP: usize = 8 * BATCH;
+const GROUP_BYTES: u64 = 1 << 30;
+
+/// Which files are made with their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contents {
+    /// Those too small to be stubs.
+    Small,
+    /// All.
+    All,
+}
 
 /// What cloning made.
 #[derive(Clone, Debug, Default)]
@@ -44,45 +62,71 @@ pub struct CloneStats {
     pub stubs: u64,
     /// Logical bytes of the stubs.
     pub stub_bytes: u64,
-    /// Bytes written for files too small to be stubs.
+    /// Bytes of the files made with them.
     pub written_bytes: u64,
     /// Paths that had problems.
     pub problems: u64,
 }
 
 /// Makes everything that history has and the local table lacks.
-pub fn materialise(folder: &mut Folder) -> Result<CloneStats> {
+pub fn materialise(folder: &mut Folder, contents: Contents) -> Result<CloneStats> {
     let mut stats = CloneStats::default();
     let remotes = Remotes::open_all(folder)?;
     commit::sync_logs(folder, &remotes)?;
     let counts = folder.history.counts()?;
-    folder.context.progress.stage("making the tree", counts.paths, false);
-    folder.history.set_meta("materialising", "1")?;
+    let progress = Arc::clone(&folder.context.progress);
+    match contents {
+        Contents::Small => progress.stage("making the tree", counts.paths, false),
+        Contents::All => progress.stage("making the tree", counts.bytes, true),
+    }
+    folder.history.set_meta(MATERIALISING, &mount(folder)?)?;
     let site = Site {
         tree: Arc::clone(folder.tree()?),
         keys: folder.keys.clone(),
         cancel: folder.context.cancel.clone(),
+        progress,
+        contents,
         remotes: &remotes,
+        full: OnceLock::new(),
     };
-    std::thread::scope(|scope| {
+    let made = std::thread::scope(|scope| {
         let mut ahead = Ahead::new(scope);
         let walked = each_page(folder, History::absent_after, &mut |folder, page| {
-            folder.context.cancel.check()?;
-            let group = prepare(folder, &remotes, page, &mut stats)?;
-            let site = &site;
-            let last = ahead.start(move || site.make(group))?;
-            settle(folder, last, &mut stats)
+            for part in parts(page, contents) {
+                folder.context.cancel.check()?;
+                let group = prepare(folder, &site, part, &mut stats)?;
+                let site = &site;
+                let last = ahead.start(move || site.make(group))?;
+                settle(folder, site, last, &mut stats)?;
+            }
+            Ok(())
         });
-        let last = ahead.wait().and_then(|last| settle(folder, last, &mut stats));
+        let last = ahead.wait().and_then(|last| settle(folder, &site, last, &mut stats));
         walked.and(last)
-    })?;
+    });
+    if let Some(full) = site.full.into_inner() {
+        return Err(full);
+    }
+    made?;
     // A stop in the last group left some of it out.
     folder.context.cancel.check()?;
     set_dir_times(folder)?;
     set_root_times(folder)?;
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
-    folder.history.clear_meta("materialising")?;
+    folder.history.clear_meta(MATERIALISING)?;
     Ok(stats)
+}
+
+/// Which mount the tree lies on, or nothing that anything is equal to.
+fn mount(folder: &Folder) -> Result<String> {
+    Ok(trace::mount(folder.tree()?).unwrap_or_default())
+}
+
+/// Whether the clone that was interrupted ran in the mount of now: then all that has a name is whole, since that
+/// comes last.
+pub fn began_in_this_mount(folder: &Folder) -> Result<bool> {
+    let then = folder.history.meta(MATERIALISING)?.unwrap_or_default();
+    Ok(!then.is_empty() && then == mount(folder)?)
 }
 
 /// Some heads in path order.
@@ -106,6 +150,20 @@ fn each_page(
     }
 }
 
+/// A page in parts of which none is much to write.
+fn parts(page: Page, contents: Contents) -> Vec<Page> {
+    let (mut parts, mut bytes) = (vec![Page::new()], 0);
+    for one in page {
+        if bytes >= GROUP_BYTES && contents == Contents::All {
+            parts.push(Page::new());
+            bytes = 0;
+        }
+        bytes += one.1.version.size;
+        parts.last_mut().expect("it begins with one").push(one);
+    }
+    parts
+}
+
 /// One version to be made.
 struct Job {
     path: RelPath,
@@ -117,35 +175,40 @@ struct Job {
 struct Group {
     /// Rows of what is there.
     rows: Vec<LocalRow>,
-    small: Vec<Job>,
-    stubs: Vec<Job>,
-    /// In step with `stubs`: what the intents say of them.
-    items: Vec<Item>,
+    /// Made with their bytes.
+    files: Vec<Job>,
+    stubs: Vec<(Job, Item)>,
     intents: Vec<Intent>,
 }
 
-fn prepare(folder: &mut Folder, remotes: &Remotes, page: Page, stats: &mut CloneStats) -> Result<Group> {
+fn prepare(folder: &mut Folder, site: &Site, page: Page, stats: &mut CloneStats) -> Result<Group> {
     let min_size = folder.config.min_size()?.max(MIN_STUB);
     let mut group = Group::default();
+    let mut items = Vec::new();
     for (path, head) in page {
-        match head.version.kind {
-            FileKind::File if head.version.size >= min_size => match item(folder.id, &path, &head.version) {
-                Some(item) => {
-                    group.items.push(item);
-                    group.stubs.push(Job { path, head });
-                }
-                None => tell(folder, stats, &path, Error::corrupt("history", "a file without content")),
-            },
-            FileKind::File => group.small.push(Job { path, head }),
-            _ => match make_plain(folder.tree()?, &path, &head.version) {
+        let item = item(folder.id, &path, &head.version);
+        match (head.version.kind, item) {
+            (FileKind::File, None) if head.version.size > 0 => {
+                tell(folder, stats, &path, Error::corrupt("history", "a file without content"));
+            }
+            (FileKind::File, Some(item)) if site.is_stub(&head.version, min_size) => {
+                group.stubs.push((Job { path, head }, item));
+            }
+            (FileKind::File, item) => {
+                items.extend(item);
+                group.files.push(Job { path, head });
+            }
+            _ => match make_plain(&site.tree, &path, &head.version) {
                 Ok(stat) => group.rows.push(row(Job { path, head }, &stat, Residency::Full)),
                 Err(e) => tell(folder, stats, &path, e),
             },
         }
     }
     stats.made += group.rows.len() as u64;
-    hold::add(folder, remotes, &group.items.iter().map(|i| i.head.body).collect::<Vec<Body>>())?;
-    group.intents = Intent::begin_all(&folder.intents(), Task::Create, &group.items, BATCH)?;
+    let bodies: Vec<Body> = group.stubs.iter().map(|(_, item)| item.head.body).collect();
+    hold::add(folder, site.remotes, &bodies)?;
+    items.extend(group.stubs.iter().map(|(_, item)| item.clone()));
+    group.intents = Intent::begin_all(&folder.intents(), Task::Create, &items, BATCH)?;
     Ok(group)
 }
 
@@ -184,42 +247,52 @@ fn stat_of(tree: &Root, path: &RelPath) -> Result<Stat> {
     tree.stat(path)?.ok_or_else(|| Error::Missing(path.to_string()))
 }
 
-/// A file that was made, or why not; `None` where a stop left it out.
-type Outcome = Option<Result<Stat>>;
-
 /// What became of a group: rows to be written and intents to be closed once it is durable.
 struct Made {
     rows: Vec<LocalRow>,
-    stubs: Vec<(Job, Outcome)>,
-    small: Vec<(Job, Outcome)>,
+    /// Not those that a stop left out.
+    stubs: Vec<(Job, Result<Stat>)>,
+    files: Vec<(Job, Outcome)>,
     intents: Vec<Intent>,
     /// Whether stores could be read.
     fetched: Result<()>,
 }
 
 /// Rows only after the files are durable: a row without a file would be a deletion.
-fn settle(folder: &mut Folder, made: Option<Made>, stats: &mut CloneStats) -> Result<()> {
-    let Some(Made { mut rows, stubs, small, intents, fetched }) = made else { return Ok(()) };
-    let advance = (rows.len() + stubs.len() + small.len()) as u64;
-    crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
+fn settle(folder: &mut Folder, site: &Site, made: Option<Made>, stats: &mut CloneStats) -> Result<()> {
+    let Some(Made { mut rows, stubs, files, intents, fetched }) = made else { return Ok(()) };
+    let paths = rows.len() + stubs.len() + files.len();
+    crate::disk::sync_fs(&site.tree, site.tree.path())?;
     intents.into_iter().try_for_each(Intent::close)?;
-    for (job, outcome) in stubs {
+    for (job, result) in stubs {
         let size = job.head.version.size;
-        if let Some(row) = settled(folder, stats, job, outcome, Residency::Stub) {
+        if let Some(row) = settled(folder, stats, job, result, Residency::Stub) {
             stats.stubs += 1;
             stats.stub_bytes += size;
             rows.push(row);
         }
     }
-    for (job, outcome) in small {
+    let mut asked = Vec::new();
+    for (job, outcome) in files {
+        // One line about a full disk is enough.
+        let Some(result) =
+            outcome.result.filter(|r| !matches!(r, Err(Error::Interrupted | Error::NoSpace(_))))
+        else {
+            continue;
+        };
         let size = job.head.version.size;
-        if let Some(row) = settled(folder, stats, job, outcome, Residency::Full) {
+        if let Some(row) = settled(folder, stats, job, result, Residency::Full) {
             stats.written_bytes += size;
+            asked.push(row.path.clone());
             rows.push(row);
         }
     }
     folder.history.put_local(&rows)?;
-    folder.context.progress.advance(advance);
+    if site.contents == Contents::All {
+        folder.history.put_asked(&asked, Time::now())?;
+    } else {
+        site.progress.advance(paths as u64);
+    }
     fetched
 }
 
@@ -227,10 +300,10 @@ fn settled(
     folder: &Folder,
     stats: &mut CloneStats,
     job: Job,
-    outcome: Outcome,
+    result: Result<Stat>,
     residency: Residency,
 ) -> Option<LocalRow> {
-    match outcome? {
+    match result {
         Ok(stat) => {
             stats.made += 1;
             Some(row(job, &stat, residency))
@@ -247,22 +320,31 @@ struct Site<'a> {
     tree: Arc<Root>,
     keys: Keys,
     cancel: Cancel,
+    progress: Arc<dyn Progress>,
+    contents: Contents,
     remotes: &'a Remotes,
+    /// The first file for which there was no room.
+    full: OnceLock<Error>,
 }
 
 impl Site<'_> {
-    fn make(&self, group: Group) -> Made {
-        let Group { rows, small, stubs, items, intents } = group;
-        let mut made: Vec<Outcome> = stubs.iter().map(|_| None).collect();
-        for (i, outcome) in spread(stubs.len(), &self.cancel, |i| self.stub(&stubs[i], &items[i])) {
-            made[i] = Some(outcome);
-        }
-        let stubs = stubs.into_iter().zip(made).collect();
-        let (small, fetched) = self.small(small);
-        Made { rows, stubs, small, intents, fetched }
+    fn is_stub(&self, version: &Version, min_size: u64) -> bool {
+        self.contents == Contents::Small && version.size >= min_size
     }
 
-    fn stub(&self, job: &Job, item: &Item) -> Result<Stat> {
+    fn make(&self, group: Group) -> Made {
+        let Group { rows, files, stubs, intents } = group;
+        let mut made = spread(stubs.len(), &self.cancel, |i| self.stub(&stubs[i])).into_iter().peekable();
+        let stubs = stubs.into_iter().enumerate().filter_map(|(i, (job, _))| {
+            let (_, result) = made.next_if(|(made, _)| *made == i)?;
+            Some((job, result))
+        });
+        let stubs = stubs.collect();
+        let (outcomes, fetched) = self.files(&files);
+        Made { rows, stubs, files: files.into_iter().zip(outcomes).collect(), intents, fetched }
+    }
+
+    fn stub(&self, (job, item): &(Job, Item)) -> Result<Stat> {
         let target =
             Target { root: &self.tree, path: &job.path, keys: &self.keys, head: &item.head, held: None };
         match create::create_stub(&target, item.mode) {
@@ -271,87 +353,67 @@ impl Site<'_> {
         }
     }
 
-    fn small(&self, jobs: Vec<Job>) -> (Vec<(Job, Outcome)>, Result<()>) {
+    fn files(&self, jobs: &[Job]) -> (Vec<Outcome>, Result<()>) {
         let wanted = |j: &Job| Wanted { body: j.head.version.body, size: j.head.version.size };
         let list: Vec<Wanted> = jobs.iter().map(wanted).collect();
-        let maker = Maker {
-            tree: &self.tree,
-            jobs: &jobs,
-            pieces: jobs.iter().map(|_| Mutex::default()).collect(),
-            made: jobs.iter().map(|_| Mutex::default()).collect(),
+        let begin = |i: usize| {
+            let job: &Job = &jobs[i];
+            let file = NewFile::begin(&self.tree, &job.path, job.head.version.size)?;
+            Ok(Making { file, tree: &self.tree, job })
         };
-        let fetched = fetch(self.remotes, &self.keys, &self.cancel, &list, &maker);
-        let made: Vec<Outcome> =
-            maker.made.into_iter().map(|m| m.into_inner().unwrap_or_else(|e| e.into_inner())).collect();
-        (jobs.into_iter().zip(made).collect(), fetched)
+        let advance = |bytes| match self.contents {
+            Contents::Small => {}
+            Contents::All => self.progress.advance(bytes),
+        };
+        let writing = Writing::new(jobs.len(), &begin, &advance, &self.full);
+        let fetched = fetch(self.remotes, &self.keys, &self.cancel, &list, &writing);
+        (writing.end(), fetched)
     }
 }
 
 /// Whether an interrupted clone made this stub already.
 fn same_there(target: &Target) -> bool {
     use crate::local::inspect::{State, inspect};
-    let Ok(file) = target.root.open_file(target.path, crate::local::root::Access::Read) else { return false };
+    let Ok(file) = target.root.open_file(target.path, Access::Read) else { return false };
     let Ok(stat) = Stat::of(&file) else { return false };
     let state = inspect(&file, &stat, target.keys, target.head.folder);
     matches!(state, Ok(State::Stub(there)) if there.content == target.head.content)
 }
 
-/// Collects the pieces of small files and makes each when it is whole.
-struct Maker<'a> {
+/// A file being made with its bytes.
+struct Making<'a> {
+    file: NewFile<'a>,
     tree: &'a Root,
-    jobs: &'a [Job],
-    pieces: Vec<Mutex<Vec<u8>>>,
-    made: Vec<Mutex<Option<Result<Stat>>>>,
+    job: &'a Job,
 }
 
-impl Sink for Maker<'_> {
-    fn piece(&self, i: usize, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut held = self.pieces[i].lock().unwrap_or_else(|e| e.into_inner());
-        let end = offset as usize + bytes.len();
-        if held.len() < end {
-            held.resize(end, 0);
-        }
-        held[offset as usize..end].copy_from_slice(bytes);
+impl Making<'_> {
+    /// The file of that name, if an interrupted clone, or the user, has exactly these bytes there already.
+    fn same_there(&self) -> Option<Stat> {
+        let there: File = self.tree.open_file(&self.job.path, Access::Read).ok()?;
+        let stat = Stat::of(&there).ok()?;
+        let is_alike = stat.kind == FileType::File && stat.mtime == self.job.head.version.mtime;
+        (is_alike && self.file.is_same(&there).ok()?).then_some(stat)
+    }
+}
+
+impl Output for Making<'_> {
+    fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
+        self.file.reserve(holes)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn finish(mut self, _: &[(u64, u64)]) -> Result<Stat> {
+        let version = &self.job.head.version;
+        self.file.appear(version.mode, version.mtime).or_else(|e| self.same_there().ok_or(e))
+    }
+
+    fn abandon(self) -> Result<()> {
         Ok(())
     }
-
-    fn whole(&self, i: usize, _: &[(u64, u64)]) -> Result<()> {
-        let job = &self.jobs[i];
-        let bytes = std::mem::take(&mut *self.pieces[i].lock().unwrap_or_else(|e| e.into_inner()));
-        let made = make_file(self.tree, &job.path, &job.head.version, &bytes);
-        *self.made[i].lock().unwrap_or_else(|e| e.into_inner()) = Some(made);
-        Ok(())
-    }
-
-    fn failed(&self, i: usize, error: Error) {
-        *self.made[i].lock().unwrap_or_else(|e| e.into_inner()) = Some(Err(error));
-    }
-}
-
-fn make_file(tree: &Root, path: &RelPath, version: &Version, bytes: &[u8]) -> Result<Stat> {
-    let made = create::create_file(
-        tree,
-        path,
-        &mut |out| if bytes.is_empty() { Ok(()) } else { out(bytes, 0) },
-        version.size,
-        version.mode,
-        version.mtime,
-    );
-    match made {
-        Err(e) if !is_same_file(tree, path, version, bytes) => Err(e),
-        Err(_) => stat_of(tree, path),
-        made => made,
-    }
-}
-
-/// Whether an interrupted clone, or the user, already has exactly these bytes there.
-fn is_same_file(tree: &Root, path: &RelPath, version: &Version, bytes: &[u8]) -> bool {
-    use std::io::Read;
-    let Ok(mut file) = tree.open_file(path, crate::local::root::Access::Read) else { return false };
-    let mut there = Vec::new();
-    let read = (&mut file).take(version.size + 1).read_to_end(&mut there).is_ok();
-    read && there == bytes
-        && Stat::of(&file).is_ok_and(|s| s.kind == FileType::File && s.mtime == version.mtime)
 }
 
 /// Directories get their recorded mode and time once nothing is made in them any more.

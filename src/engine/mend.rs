@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::content::Content;
 use super::folder::Folder;
 use super::held::Held;
+use super::materialise::began_in_this_mount;
 use super::rebuild;
 use super::remotes::Remotes;
 use super::stash::head_of;
@@ -30,7 +31,7 @@ use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
-use crate::local::mend::{Verdict, judge, judge_open, refill, restore_mode, restub};
+use crate::local::mend::{Verdict, judge, judge_open, refill, remove, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
@@ -43,6 +44,8 @@ pub struct MendStats {
     pub whole: u64,
     /// Files that are (again) proper stubs.
     pub stubs: u64,
+    /// Files that had not wholly appeared, and are to be made again.
+    pub unmade: u64,
     /// Files that the user changed meanwhile.
     pub theirs: u64,
     /// Files that must wait for a store.
@@ -51,7 +54,7 @@ pub struct MendStats {
 
 impl MendStats {
     fn is_some(&self) -> bool {
-        self.whole + self.stubs + self.theirs > 0 || !self.waiting.is_empty()
+        self.whole + self.stubs + self.unmade + self.theirs > 0 || !self.waiting.is_empty()
     }
 }
 
@@ -79,7 +82,11 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     let mut open: Vec<PathBuf> = Vec::new();
     let mut elsewhere: HashMap<u64, (Task, &Item, &Path)> = HashMap::new();
+    let is_made = began_in_this_mount(folder)?;
     for (file, task, items) in &pending {
+        if *task == Task::Create && is_made {
+            continue;
+        }
         let mut settled = true;
         for item in items {
             let at = item.path.clone();
@@ -270,6 +277,9 @@ fn tell(folder: &Folder, stats: &MendStats) {
         count(stats.whole, "file"),
         count(stats.stubs, "stub")
     ));
+    if stats.unmade > 0 {
+        progress.note(&format!("{} to be made again", count(stats.unmade, "file")));
+    }
     if !stats.waiting.is_empty() {
         progress.note(&format!(
             "{} must wait until a store is reachable",
@@ -301,6 +311,10 @@ fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &m
     let target = Target { root: tree, path: at, keys: &folder.keys, head: &item.head, held };
     match verdict {
         Verdict::Gone => {}
+        Verdict::Explained(seen) if task == Task::Create => {
+            remove(&target, &seen)?;
+            stats.unmade += 1;
+        }
         Verdict::Intact => stats.whole += 1,
         Verdict::Stub => stats.stubs += 1,
         Verdict::Explained(seen) => {

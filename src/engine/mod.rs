@@ -58,3 +58,4 @@ pub mod targets;
 pub mod tiers;
 pub mod trace;
 pub mod when;
+pub mod writing;

@@ -8,10 +8,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-use super::fetch::{Sink, Wanted, fetch};
+use super::fetch::{Wanted, fetch};
 use super::folder::{Access, Context, Folder, intents, is_locked};
 use super::held::Held;
 use super::mend::{self, MendStats};
@@ -19,6 +20,7 @@ use super::related::related;
 use super::remotes::Remotes;
 use super::room;
 use super::trace::{self, Left, Trace};
+use super::writing::{Output, Writing};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
@@ -27,7 +29,7 @@ use crate::disk;
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
-use crate::local::fill::{Filling, between};
+use crate::local::fill::Filling;
 use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark, set_atime, set_mtime};
 use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
@@ -283,27 +285,27 @@ impl Recaller {
     }
 
     fn fill(&self, remotes: &Remotes, begin: Begin, head: &StubHead, progress: Progress) -> Result<()> {
-        let sink = One {
-            begin,
-            head,
-            progress,
-            holes: OnceLock::new(),
-            stage: RwLock::new(Stage::Before),
-            reserved: Mutex::new(false),
-            done: Mutex::new((0, Err(Error::Interrupted))),
+        let (full, done) = (OnceLock::new(), AtomicU64::new(0));
+        let begin = |_| {
+            let mut filling = begin()?;
+            filling.order_mark()?;
+            Ok(Recalling(filling))
         };
+        let advance = |bytes| progress(bytes + done.fetch_add(bytes, Ordering::Relaxed));
+        let writing = Writing::new(1, &begin, &advance, &full);
         let wanted = [Wanted { body: Some(head.body), size: head.size }];
         let fetched = std::thread::scope(|scope| {
             // The stub is made ready while the content is on its way. What goes wrong hears who writes.
             if !remotes.online.is_empty() {
-                scope.spawn(|| drop(sink.begin()));
+                scope.spawn(|| drop(writing.begin(0)));
             }
-            fetch(remotes, &self.keys, &self.context.cancel, &wanted, &sink)
+            fetch(remotes, &self.keys, &self.context.cancel, &wanted, &writing)
         });
-        match (sink.end(), fetched) {
+        match (writing.end().pop().and_then(|outcome| outcome.result), fetched) {
             // Why it never came to an end.
-            (Err(Error::Interrupted), Err(e)) => Err(e),
-            (end, fetched) => end.and(fetched),
+            (None | Some(Err(Error::Interrupted)), Err(e)) => Err(e),
+            (None, Ok(())) => Err(Error::Interrupted),
+            (Some(end), fetched) => end.and(fetched),
         }
     }
 
@@ -407,101 +409,23 @@ fn row(folder: &Folder, path: &RelPath, one: &Filled) -> Result<Option<LocalRow>
         .map(|row| LocalRow { ctime: stat.ctime, residency: Residency::Full, proven: false, ..row }))
 }
 
-/// How far one stub's filling is.
-enum Stage {
-    Before,
-    Begun(Box<Filling>),
-    Over,
-}
+/// A stub being recalled: its mark stays until the content is durable.
+struct Recalling(Filling);
 
-/// Writes the pieces of one content into its stub.
-struct One<'a> {
-    begin: Begin<'a>,
-    head: &'a StubHead,
-    progress: Progress<'a>,
-    holes: OnceLock<Vec<(u64, u64)>>,
-    stage: RwLock<Stage>,
-    reserved: Mutex<bool>,
-    done: Mutex<(u64, Result<()>)>,
-}
-
-impl One<'_> {
-    /// Takes the stub, once.
-    fn begin(&self) -> Result<()> {
-        if let Stage::Begun(_) = &*self.stage.read().unwrap_or_else(|e| e.into_inner()) {
-            return Ok(());
-        }
-        let mut stage = self.stage.write().unwrap_or_else(|e| e.into_inner());
-        match *stage {
-            Stage::Begun(_) => return Ok(()),
-            Stage::Over => return Err(Error::Interrupted),
-            Stage::Before => {}
-        }
-        let mut filling = (self.begin)()?;
-        filling.order_mark()?;
-        *stage = Stage::Begun(Box::new(filling));
-        Ok(())
+impl Output for Recalling {
+    fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
+        self.0.reserve(holes)
     }
 
-    /// Reserves room for all of it, once.
-    fn reserve(&self, filling: &Filling) -> Result<()> {
-        let mut reserved = lock(&self.reserved);
-        if !*reserved {
-            filling.reserve(&between(self.head.size, self.holes.get().map_or(&[][..], Vec::as_slice)))?;
-            *reserved = true;
-        }
-        Ok(())
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.0.write_at(bytes, offset)
     }
 
-    fn take(&self) -> Option<Filling> {
-        let mut stage = self.stage.write().unwrap_or_else(|e| e.into_inner());
-        match std::mem::replace(&mut *stage, Stage::Over) {
-            Stage::Begun(filling) => Some(*filling),
-            Stage::Before | Stage::Over => None,
-        }
+    fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
+        self.0.finish_marked(holes)
     }
 
-    /// How it went; whatever was begun and not finished is a stub again.
-    fn end(self) -> Result<()> {
-        if let Some(filling) = self.take() {
-            filling.abandon()?;
-        }
-        self.done.into_inner().unwrap_or_else(|e| e.into_inner()).1
-    }
-}
-
-impl Sink for One<'_> {
-    fn holes(&self, _: usize, holes: &[(u64, u64)]) {
-        // Told once.
-        let _ = self.holes.set(holes.to_vec());
-    }
-
-    fn piece(&self, _: usize, bytes: &[u8], offset: u64) -> Result<()> {
-        self.begin()?;
-        if let Stage::Begun(filling) = &*self.stage.read().unwrap_or_else(|e| e.into_inner()) {
-            self.reserve(filling)?;
-            filling.write_at(bytes, offset)?;
-        }
-        let mut done = lock(&self.done);
-        done.0 += bytes.len() as u64;
-        (self.progress)(done.0);
-        Ok(())
-    }
-
-    fn whole(&self, _: usize, holes: &[(u64, u64)]) -> Result<()> {
-        self.begin()?;
-        self.take().map_or(Ok(()), |filling| filling.finish_marked(holes).map(|_| ()))?;
-        lock(&self.done).1 = Ok(());
-        Ok(())
-    }
-
-    fn failed(&self, _: usize, error: Error) {
-        let error = match self.take().map(Filling::abandon) {
-            Some(Err(also)) => {
-                Error::Changed(format!("{error}; and it could not be made a stub again: {also}"))
-            }
-            _ => error,
-        };
-        lock(&self.done).1 = Err(error);
+    fn abandon(self) -> Result<()> {
+        self.0.abandon()
     }
 }

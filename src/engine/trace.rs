@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -131,11 +131,11 @@ fn lock(file: &File) -> Result<()> {
 
 /// Which mount a file lies on, by a number that no other mount of this boot ever has; `None` where the
 /// kernel (before 6.8) tells none.
-fn mount(file: &File) -> Option<String> {
+pub fn mount(file: impl AsFd) -> Option<String> {
     const UNIQUE: u32 = 0x4000;
     // SAFETY: plain integers, for which zero is a value.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    let (fd, empty) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+    let (fd, empty) = (file.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: an open descriptor, a constant string, and a struct that outlives the call.
     let done = unsafe { libc::statx(fd, c"".as_ptr(), empty, UNIQUE, &mut found) };
     (done == 0 && found.stx_mask & UNIQUE != 0).then(|| format!("{} {}", machine::boot(), found.stx_mnt_id))

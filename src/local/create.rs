@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::inode::{Target, chmod, proc_path, set_mark, set_mtime, times};
+use super::inode::{Target, chmod, proc_path, reserve, set_mark, set_mtime, times};
 use super::names::TEMP_PREFIX;
+use super::read::read_full_at;
 use super::root::Root;
 use super::stat::{FileType, Stat};
 use crate::base::error::{Error, Result};
@@ -20,44 +22,19 @@ use crate::base::units::Time;
 use crate::disk::{self, Op};
 use crate::format::stub::{InodeMark, MarkState};
 
-/// Takes bytes and their offset.
-pub type Sink<'a> = dyn FnMut(&[u8], u64) -> Result<()> + 'a;
+/// Compared at a time.
+const WINDOW: usize = 1 << 20;
 
 /// Makes a new stub; `Refused` if the name is taken.
 pub fn create_stub(target: &Target, mode: u16) -> Result<Stat> {
-    let new = New::begin(target.root, target.path)?;
-    disk::write_at(&new.file, &target.block(), 0, &new.full)?;
-    resize(&new.file, target.head.size, &new.full)?;
+    let mut new = NewFile::begin(target.root, target.path, target.head.size)?;
+    new.write_at(&target.block(), 0)?;
     match set_mark(&new.file, &InodeMark::of(target.head, MarkState::Stub), &new.full) {
         // The header alone makes a stub.
         Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => return Err(e),
         _ => {}
     }
     new.appear(mode, target.head.mtime)
-}
-
-/// Makes a new file of what `chunks` passes to its sink, in any order; what it leaves out of `size`
-/// bytes is a hole. `Refused` if the name is taken.
-pub fn create_file(
-    root: &Root,
-    path: &RelPath,
-    chunks: &mut dyn FnMut(&mut Sink) -> Result<()>,
-    size: u64,
-    mode: u16,
-    mtime: Time,
-) -> Result<Stat> {
-    let new = New::begin(root, path)?;
-    let mut reached = 0;
-    chunks(&mut |bytes, offset| {
-        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= size);
-        let end = end.ok_or_else(|| Error::corrupt("content", "it is longer than its entry says"))?;
-        reached = end.max(reached);
-        disk::write_at(&new.file, bytes, offset, &new.full)
-    })?;
-    if reached < size {
-        resize(&new.file, size, &new.full)?;
-    }
-    new.appear(mode, mtime)
 }
 
 /// Makes a directory, writable for its owner until [`set_dir_times`] gives it its own mode; no error
@@ -112,17 +89,21 @@ fn resize(file: &File, size: u64, path: &Path) -> Result<()> {
     rustix::fs::ftruncate(file, size).map_err(|e| fail(e.into()))
 }
 
-/// A file without a name, or where that cannot be, with a temporary one.
-struct New<'p> {
+/// A file being made: without a name, or where that cannot be, with a temporary one. Dropped, it never was.
+pub struct NewFile<'p> {
     parent: OwnedFd,
     name: &'p [u8],
     temp: Option<Vec<u8>>,
     file: File,
-    full: std::path::PathBuf,
+    full: PathBuf,
+    size: u64,
+    /// The end of what was written.
+    reached: AtomicU64,
 }
 
-impl<'p> New<'p> {
-    fn begin(root: &Root, path: &'p RelPath) -> Result<Self> {
+impl<'p> NewFile<'p> {
+    /// Begins one of `size` bytes; what is not written stays a hole.
+    pub fn begin(root: &Root, path: &'p RelPath, size: u64) -> Result<Self> {
         let (parent, name) = root.parent_of(path)?;
         let full = root.full(path);
         let fail = |e: std::io::Error| Error::io("creating", &full, e);
@@ -140,11 +121,45 @@ impl<'p> New<'p> {
             }
             Err(e) => return Err(fail(e.into())),
         };
-        Ok(Self { parent, name, temp, file: File::from(fd), full })
+        Ok(Self { parent, name, temp, file: File::from(fd), full, size, reached: AtomicU64::new(0) })
     }
 
-    /// Gives it mode, time and name.
-    fn appear(mut self, mode: u16, mtime: Time) -> Result<Stat> {
+    /// Reserves room for all but these holes (start, length), so that a full disk shows before the work.
+    pub fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
+        reserve(&self.file, self.size, holes, &self.full)
+    }
+
+    /// Writes a part of the content, in any order, from any thread.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size);
+        let end = end.ok_or_else(|| Error::corrupt("content", "it is longer than its entry says"))?;
+        self.reached.fetch_max(end, Ordering::Relaxed);
+        disk::write_at(&self.file, bytes, offset, &self.full)
+    }
+
+    /// Whether what was written is what another file holds.
+    pub fn is_same(&self, other: &File) -> Result<bool> {
+        let fail = |e| Error::io("comparing with", &self.full, e);
+        let (mut ours, mut theirs) = (vec![0; WINDOW], vec![0; WINDOW]);
+        let mut at = 0;
+        loop {
+            let here = read_full_at(&self.file, &mut ours, at).map_err(fail)?;
+            let there = read_full_at(other, &mut theirs, at).map_err(fail)?;
+            if ours[..here] != theirs[..there] {
+                return Ok(false);
+            }
+            if here < WINDOW {
+                return Ok(true);
+            }
+            at += here as u64;
+        }
+    }
+
+    /// Gives it size, mode, time and name; `Refused` if that is taken.
+    pub fn appear(&mut self, mode: u16, mtime: Time) -> Result<Stat> {
+        if self.reached.load(Ordering::Relaxed) < self.size {
+            resize(&self.file, self.size, &self.full)?;
+        }
         chmod(&self.file, u32::from(mode), &self.full)?;
         set_mtime(&self.file, mtime, &self.full)?;
         match self.link() {
@@ -176,7 +191,7 @@ pub(super) fn link_unnamed(file: &File, dir: &OwnedFd, name: &[u8]) -> std::io::
     }
 }
 
-impl Drop for New<'_> {
+impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         if let Some(temp) = &self.temp {
             // A leftover is recognised by its name.

@@ -10,15 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
-
-use super::inode::{Exclusive, Target, clear_mark, punch_tail};
+use super::inode::{Exclusive, Target, clear_mark, punch_tail, reserve};
 use super::inspect::{State, first_block, marked, read_stub};
 use super::lease::patience;
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
-use crate::disk::{self, Op};
+use crate::disk;
 use crate::format::key::Keys;
 use crate::format::stub::{HEADER_LEN, InodeMark, MarkState, StubHead, looks_like_stub};
 
@@ -91,22 +88,9 @@ impl Filling {
         })
     }
 
-    /// Reserves room for these ranges (start, length), so that a full disk shows before the work;
-    /// not worth it, and not done, for a MiB or less.
-    pub fn reserve(&self, data: &[(u64, u64)]) -> Result<()> {
-        if data.iter().map(|(_, len)| len).sum::<u64>() <= 1 << 20 {
-            return Ok(());
-        }
-        let fail = |e: std::io::Error| Error::io("reserving room for", &self.held.path, e);
-        for (start, len) in data.iter().filter(|(_, len)| *len > 0) {
-            disk::point(Op::Write).map_err(fail)?;
-            match rustix::fs::fallocate(&self.held.file, FallocateFlags::KEEP_SIZE, *start, *len) {
-                Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-                Err(e) => return Err(fail(e.into())),
-            }
-        }
-        Ok(())
+    /// Reserves room for all but these holes (start, length), so that a full disk shows before the work.
+    pub fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
+        reserve(&self.held.file, self.held.stat.size, holes, &self.held.path)
     }
 
     /// Writes a part of the content; each byte once, in any order, from any thread.
@@ -225,28 +209,4 @@ fn keeps_order(file: &File) -> bool {
     const BTRFS: u64 = 0x9123_683E;
     let magic = rustix::fs::fstatfs(file).map(|fs| fs.f_type as u64 & 0xFFFF_FFFF);
     magic.is_ok_and(|magic| [EXT4, XFS, BTRFS].contains(&magic))
-}
-
-/// The ranges (start, length) that are not holes.
-pub fn between(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    for (start, len) in holes.iter().copied().chain([(size, 0)]) {
-        if start > at {
-            out.push((at, start - at));
-        }
-        at = start + len;
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::between;
-
-    #[test]
-    fn room_is_reserved_for_data_only() {
-        assert_eq!(between(10, &[]), [(0, 10)]);
-        assert_eq!(between(10, &[(0, 10)]), []);
-        assert_eq!(between(10, &[(0, 2), (4, 1), (9, 1)]), [(2, 2), (5, 4)]);
-    }
 }

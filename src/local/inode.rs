@@ -313,6 +313,37 @@ pub(super) fn chmod(file: &File, mode: u32, path: &Path) -> Result<()> {
     step("changing the mode of", path, || rustix::fs::fchmod(file, Mode::from_raw_mode(mode)))
 }
 
+/// Reserves room for all but these holes (start, length) of `size` bytes, so that a full disk shows before the
+/// work; not worth it, and not done, for a MiB or less.
+pub(super) fn reserve(file: &File, size: u64, holes: &[(u64, u64)], path: &Path) -> Result<()> {
+    let data = between(size, holes);
+    if data.iter().map(|(_, len)| len).sum::<u64>() <= 1 << 20 {
+        return Ok(());
+    }
+    let fail = |e: std::io::Error| Error::io("reserving room for", path, e);
+    for (start, len) in data {
+        disk::point(Op::Write).map_err(fail)?;
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, start, len) {
+            Ok(()) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(e) => return Err(fail(e.into())),
+        }
+    }
+    Ok(())
+}
+
+/// The ranges (start, length) that are not holes.
+fn between(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    for (start, len) in holes.iter().copied().chain([(size, 0)]) {
+        if start > at {
+            out.push((at, start - at));
+        }
+        at = start + len;
+    }
+    out
+}
+
 /// Sets the modification time; the access time stays. `path` is for errors.
 pub fn set_mtime(file: impl AsFd, mtime: Time, path: &Path) -> Result<()> {
     step("setting the times of", path, || rustix::fs::futimens(file, &times(mtime)))
@@ -399,5 +430,17 @@ fn permitted<T>(file: &File, run: impl Fn() -> rustix::io::Result<T>) -> rustix:
             result
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::between;
+
+    #[test]
+    fn room_is_reserved_for_data_only() {
+        assert_eq!(between(10, &[]), [(0, 10)]);
+        assert_eq!(between(10, &[(0, 10)]), []);
+        assert_eq!(between(10, &[(0, 2), (4, 1), (9, 1)]), [(2, 2), (5, 4)]);
     }
 }

@@ -16,7 +16,7 @@ use super::root::{Access, Root};
 use super::stat::{FileType, Fingerprint, Stat};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
-use crate::disk::{self, Op};
+use crate::disk;
 use crate::format::key::Keys;
 use crate::format::stub::{HEADER_LEN, InodeMark, MIN_STUB, MarkState, StubHead, looks_like_stub};
 
@@ -224,11 +224,6 @@ fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
         false => target.open()?,
     };
     unchanged(&held, expect)?;
-    if held.stat.size < target.head.size {
-        disk::point(Op::Write)
-            .and_then(|()| Ok(rustix::fs::ftruncate(&held.file, target.head.size)?))
-            .map_err(|e| Error::io("sizing", &held.path, e))?;
-    }
     Ok(held)
 }
 
@@ -237,6 +232,14 @@ fn unchanged(held: &Exclusive, expect: &Fingerprint) -> Result<()> {
         true => Ok(()),
         false => Err(Error::Changed("it changed since it was looked at".into())),
     }
+}
+
+/// Takes an explained file away that was about to appear; it is made once more.
+pub fn remove(target: &Target, expect: &Fingerprint) -> Result<()> {
+    let held = target.open()?;
+    unchanged(&held, expect)?;
+    let (parent, name) = target.root.parent_of(target.path)?;
+    disk::unlink(&parent, name).map_err(|e| Error::io("removing", &held.path, e))
 }
 
 /// Makes an explained file a proper stub.

@@ -15,7 +15,7 @@ use super::stat::{Fingerprint, Stat};
 use crate::base::error::{Error, Result};
 use crate::format::stub::{HEADER_LEN, InodeMark, MIN_STUB, MarkState};
 
-pub use super::create::{create_dir, create_file, create_stub, create_symlink, set_dir_times};
+pub use super::create::{NewFile, create_dir, create_stub, create_symlink, set_dir_times};
 pub use super::fill::Filling;
 pub use super::inode::Target;
 use super::inode::{clear_mark, punch_tail, set_mtime};

@@ -126,10 +126,9 @@ def bench_of(base, server, port):
                 shutil.rmtree(tree / ".ddr")
                 tree.rename(back)
                 return
-            back.mkdir()
-            clone = (self.work, self.ddr, "clone", "--transport", transport, url, back)
+            clone = (self.work, self.ddr, "clone", "--full", "--transport", transport, url, back)
             self.cache(store)
-            self.time(f"{name} out", tool, clone, (back, self.ddr, "checkout", "."), env=self.env("two"))
+            self.time(f"{name} out", tool, clone, env=self.env("two"))
 
         def with_rsync(self, name, source, repo, back):
             self.cache(source)

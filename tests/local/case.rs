@@ -88,7 +88,7 @@ impl Case {
 
     pub fn fill(&self, name: &str, head: &StubHead, bytes: &[u8]) -> Result<Stat> {
         let filling = self.begin(name, head)?;
-        filling.reserve(&[(0, bytes.len() as u64)])?;
+        filling.reserve(&[])?;
         // Out of order, on purpose.
         let parts: Vec<_> = bytes.chunks(100_000).enumerate().collect();
         for (i, part) in parts.iter().rev() {

@@ -11,7 +11,7 @@ use ddr::format::stub::StubHead;
 use ddr::local::inspect::State;
 use ddr::local::intent::Task;
 use ddr::local::mend::{Verdict, restore_mode, restub};
-use ddr::local::stub::{create_file, create_stub};
+use ddr::local::stub::{NewFile, create_stub};
 
 use super::case::{Case, OLD, bytes, head_of, patiently, rel};
 use super::place::{Place, as_ordinary_user};
@@ -55,8 +55,9 @@ fn act(case: &Case, what: &str) -> Result<()> {
         "fill" => case.fill("f", &head, &content()).map(|_| ()),
         "stub" => create_stub(&case.target(&path, &head), 0o640).map(|_| ()),
         _ => {
-            let mut chunks = |sink: &mut ddr::local::create::Sink| sink(&content(), 0);
-            create_file(&case.root, &path, &mut chunks, LEN as u64, 0o640, OLD).map(|_| ())
+            let mut file = NewFile::begin(&case.root, &path, LEN as u64)?;
+            file.write_at(&content(), 0)?;
+            file.appear(0o640, OLD).map(|_| ())
         }
     }
 }
@@ -129,7 +130,7 @@ fn check(case: &Case, what: &str, task: Task, when: &str) {
         Verdict::Intact => full(),
         Verdict::Stub => assert_stub(case, &head, what, when),
         Verdict::Explained(found) => {
-            assert_ne!(what, "file", "{when}: a file appears whole");
+            assert_ne!(task, Task::Create, "{when}: what appears is whole");
             patiently(|| restub(&case.target(&rel("f"), &head), &found)).expect("a stub");
             assert_stub(case, &head, what, when);
             case.fill("f", &head, &content).expect("filled");

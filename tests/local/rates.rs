@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ddr::base::path::RelPath;
 use ddr::local::root::Root;
 use ddr::local::scan::{Scan, ScanOptions};
-use ddr::local::stub::{create_file, create_stub};
+use ddr::local::stub::{NewFile, create_stub};
 
 use super::case::{Case, OLD, bytes, rel};
 
@@ -53,10 +53,12 @@ fn converting_and_filling() {
 
     let begun = Begun::now();
     for name in &names {
-        create_file(&case.root, &rel(name), &mut |sink| sink(&content, 0), 16 << 10, 0o644, OLD)
-            .expect("made");
+        let path = rel(name);
+        let mut file = NewFile::begin(&case.root, &path, 16 << 10).expect("begun");
+        file.write_at(&content, 0).expect("written");
+        file.appear(0o644, OLD).expect("made");
     }
-    begun.rate("create_file", FILES);
+    begun.rate("NewFile", FILES);
     rustix::fs::sync();
 
     let begun = Begun::now();

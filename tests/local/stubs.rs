@@ -13,7 +13,7 @@ use ddr::local::inspect::State;
 use ddr::local::read::Extent;
 use ddr::local::stat::{FileType, Stat};
 use ddr::local::stub::{
-    Filling, Target, convert, create_dir, create_file, create_stub, create_symlink, set_dir_times,
+    Filling, NewFile, Target, convert, create_dir, create_stub, create_symlink, set_dir_times,
 };
 use rustix::fs::XattrFlags;
 
@@ -152,14 +152,17 @@ pub fn holes_stay_holes(place: &Place) {
     let blocks = case.stat("s").blocks;
     let head = case.stash("s").expect("stashed");
     let filling = case.begin("s", &head).expect("begin");
-    let mut holes = Vec::new();
+    let holes: Vec<(u64, u64)> = extents
+        .iter()
+        .filter_map(|extent| match extent {
+            Extent::Hole { start, len } => Some((*start, *len)),
+            Extent::Data { .. } => None,
+        })
+        .collect();
+    filling.reserve(&holes).expect("room");
     for extent in extents {
-        match extent {
-            Extent::Hole { start, len } => holes.push((start, len)),
-            Extent::Data { start, len } => {
-                filling.reserve(&[(start, len)]).expect("room");
-                filling.write_at(&whole[start as usize..(start + len) as usize], start).expect("write");
-            }
+        if let Extent::Data { start, len } = extent {
+            filling.write_at(&whole[start as usize..(start + len) as usize], start).expect("write");
         }
     }
     filling.finish(&holes).expect("filled");
@@ -184,7 +187,7 @@ pub fn abandoned_fillings_are_stubs_again(place: &Place) {
     let head = case.stash("f").expect("stashed");
     for drop_it in [false, true] {
         let filling = case.begin("f", &head).expect("begin");
-        filling.reserve(&[(0, content.len() as u64)]).expect("room");
+        filling.reserve(&[]).expect("room");
         filling.write_at(&content[..2 << 20], 0).expect("write");
         if drop_it {
             drop(filling)
@@ -298,7 +301,10 @@ pub fn new_files_appear_whole_and_replace_nothing(place: &Place) {
     case.fill("d/stub", &head, &content).expect("filled");
 
     let make = |name: &str, size: u64| {
-        create_file(&case.root, &rel(name), &mut |sink| sink(&content, 100_000), size, 0o444, OLD)
+        let path = rel(name);
+        let mut file = NewFile::begin(&case.root, &path, size)?;
+        file.write_at(&content, 100_000)?;
+        file.appear(0o444, OLD)
     };
     let stat = make("d/new", 400_000).expect("made");
     assert_eq!((stat.size, stat.mtime, stat.mode), (400_000, OLD, 0o444));
@@ -320,7 +326,7 @@ pub fn new_files_appear_whole_and_replace_nothing(place: &Place) {
 
     // Nothing is ever opened through a symlink.
     create_symlink(&case.root, &rel("out"), b"/tmp", OLD).expect("made");
-    assert!(create_file(&case.root, &rel("out/x"), &mut |_| Ok(()), 0, 0o644, OLD).is_err());
+    assert!(NewFile::begin(&case.root, &rel("out/x"), 0).is_err());
     assert!(case.root.stat(&rel("out/x")).expect("stat").is_none());
     set_dir_times(&case.root, &rel("d"), 0o700, OLD).expect("set");
 }

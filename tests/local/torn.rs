@@ -7,7 +7,8 @@ use ddr::base::error::Error;
 use ddr::format::stub::{InodeMark, MarkState, StubHead, XATTR};
 use ddr::local::inspect::{State, marked};
 use ddr::local::intent::{Intent, Item, Task, pending};
-use ddr::local::mend::{Verdict, judge, refill, restore_mode, restub};
+use ddr::local::mend::{Verdict, judge, refill, remove, restore_mode, restub};
+use ddr::local::stat::Fingerprint;
 use rustix::fs::XattrFlags;
 
 use super::case::{Case, OLD, bytes, head_of, patiently, rel, scribble, set_time};
@@ -127,8 +128,11 @@ fn intact_and_prefixes(case: &Case) {
     let Verdict::Explained(found) = judged(case, Task::Create, "part", &head, &content) else {
         panic!("a prefix of a new file")
     };
-    patiently(|| restub(&case.target(&rel("part"), &head), &found)).expect("a stub");
-    assert_eq!(case.inspect("part"), State::Stub(head));
+    let part = rel("part");
+    let target = case.target(&part, &head);
+    assert!(remove(&target, &Fingerprint { size: found.size + 1, ..found }).is_err(), "not what was judged");
+    patiently(|| remove(&target, &found)).expect("taken away");
+    assert!(case.root.stat(&part).expect("looked").is_none());
 
     // Room reserved for filling stayed, the mark that said so did not.
     case.file("roomy", &content);
