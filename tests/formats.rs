@@ -357,14 +357,12 @@ fn stub_headers_are_frozen() {
 
 #[test]
 fn inode_marks_are_frozen() {
-    let value = InodeMark::of(&stub_head(), MarkState::Filling);
-    both(
-        "inode-mark.bin",
-        &golden("inode-mark.bin", &value.encode()),
-        &value,
-        &value.encode(),
-        InodeMark::decode,
-    );
+    let of = |state| InodeMark { mount: [0x11; 12], ..InodeMark::of(&stub_head(), state) };
+    let (filling, filled) = (of(MarkState::Filling), of(MarkState::Filled));
+    let bytes = golden("inode-mark.bin", &filling.encode());
+    both("inode-mark.bin", &bytes, &filling, &filling.encode(), InodeMark::decode);
+    let bytes = golden("inode-mark-filled.bin", &filled.encode());
+    both("inode-mark-filled.bin", &bytes, &filled, &filled.encode(), InodeMark::decode);
 }
 
 #[test]

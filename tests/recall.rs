@@ -7,6 +7,7 @@ mod ended;
 mod far;
 mod folders;
 mod kills;
+mod left;
 mod limits;
 mod manager;
 mod manners;

@@ -20,6 +20,11 @@ pub struct WorkerArgs {
 
 /// Fills stubs for the guard on standard input.
 pub fn run(session: &Session, args: &WorkerArgs) -> Result<()> {
+    // The guard ends it, by hanging up: whoever waits is to be served until then.
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: ignoring a signal runs nothing.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     let dir = locate(&session.cwd.join(&args.dir))?;
     let config = Config::load(&dir.join("config.toml"))?;
     let socket =

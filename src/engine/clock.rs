@@ -10,7 +10,7 @@ use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::units::Time;
 use crate::format::mark::Instant;
-use crate::peer::machine;
+use crate::local::mount::boot;
 
 /// The wall clock may be set by so many seconds without anybody caring.
 const SLACK: i64 = 3600;
@@ -23,7 +23,7 @@ const JUMPED: &str = "clock jumped";
 /// The clocks now.
 pub fn instant() -> Instant {
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec as u64;
-    Instant { wall: Time::now(), uptime, boot: machine::boot() }
+    Instant { wall: Time::now(), uptime, boot: boot().to_string() }
 }
 
 /// Time between two instants; `None` if the clocks contradict each other.

@@ -16,7 +16,6 @@ use super::hold;
 use super::remotes::Remotes;
 use super::spread::spread;
 use super::survey::local_row;
-use super::trace;
 use super::writing::{Outcome, Output, Writing};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
@@ -30,6 +29,7 @@ use crate::history::{Head, History, LocalRow};
 use crate::local::create::{self, NewFile};
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
+use crate::local::mount::{MountId, mount_of};
 use crate::local::root::{Access, Root};
 use crate::local::stat::{FileType, Stat};
 use crate::model::entry::{Body, FileKind, Version};
@@ -117,9 +117,10 @@ pub fn materialise(folder: &mut Folder, contents: Contents) -> Result<CloneStats
     Ok(stats)
 }
 
-/// Which mount the tree lies on, or nothing that anything is equal to.
+/// Which mount the tree lies on; empty where nobody can tell.
 fn mount(folder: &Folder) -> Result<String> {
-    Ok(trace::mount(folder.tree()?).unwrap_or_default())
+    let hex = |id: MountId| id.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(mount_of(folder.tree()?).map(hex).unwrap_or_default())
 }
 
 /// Whether the clone that was interrupted ran in the mount of now: then all that has a name is whole, since that

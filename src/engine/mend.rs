@@ -1,6 +1,6 @@
 //! Mending: what a crash left half done is finished or undone by the next command.
 //!
-//! Promises (I5, I6) that only what a durable intent names and its content explains is touched;
+//! Promises (I5, I6) that only what a durable intent, or its mark, names and its content explains is touched;
 //! anything else is the user's and is reported. A file renamed meanwhile is found by its inode. A file
 //! that cannot be judged yet, because no store is reachable, stays as it is and is kept out of every
 //! commit until it can.
@@ -18,20 +18,20 @@ use super::rebuild;
 use super::remotes::Remotes;
 use super::stash::head_of;
 use super::survey::{Change, survey};
-use super::trace::{self, Left};
+use super::trace;
 use crate::base::error::{Error, Result};
 use crate::base::id::{ContentId, FolderId};
 use crate::base::path::RelPath;
 use crate::base::progress::report;
 use crate::base::units::count;
 use crate::format::key::Keys;
-use crate::format::stub::{StubHead, looks_like_stub};
+use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::guard::Guard;
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
-use crate::local::mend::{Verdict, judge, judge_open, refill, remove, restore_mode, restub};
+use crate::local::mend::{Verdict, is_finished, judge, judge_open, refill, remove, restore_mode, restub};
 use crate::local::root::Access;
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
@@ -61,7 +61,7 @@ impl MendStats {
 /// Whether anything waits to be mended.
 pub fn is_needed(folder: &Folder) -> Result<bool> {
     let pending = || Ok(!intent::pending(&folder.intents())?.is_empty());
-    Ok(rebuild::is_unfinished(folder) || trace::left(&folder.dir)? != Left::Nothing || pending()?)
+    Ok(rebuild::is_unfinished(folder) || trace::is_left(&folder.dir)? || pending()?)
 }
 
 /// Finishes an interrupted rebuild, then judges every file that a pending intent names.
@@ -72,13 +72,19 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         folder.context.progress.note("mended: took over what an interrupted rebuild had set aside");
     }
     let pending = intent::pending(&folder.intents())?;
-    let (left, _claim) = trace::claim(&folder.dir)?;
-    if pending.is_empty() && left == Left::Nothing {
+    if pending.is_empty() && !trace::is_left(&folder.dir)? {
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
-    if sweep(folder, &remotes, &[RelPath::root()], left, None, &mut stats)? {
-        trace::clear(&folder.dir)?;
+    // A worker that begins waits for this: stores that do not answer were waited for before.
+    if let Some(trace) = trace::claim(&folder.dir)? {
+        // To whom a guard serves, files that a worker left look as if it still looked after them.
+        let guard = folder.guard.take();
+        let swept = sweep(folder, &remotes, None, &mut stats);
+        folder.guard = guard;
+        if swept? {
+            trace.end();
+        }
     }
     let mut open: Vec<PathBuf> = Vec::new();
     let mut elsewhere: HashMap<u64, (Task, &Item, &Path)> = HashMap::new();
@@ -117,22 +123,16 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     Ok(stats)
 }
 
-/// Mends files at and below `paths` that a worker was filling when it died; their marks tell. Those who
-/// wait for one of them are kept waiting at `guard`. Whether that took care of all that was left: `false` if
-/// some files must wait, or nothing was (a worker that lives keeps its trace).
+/// Mends the files that a worker was filling when it died; their marks tell. Those who wait for one of them are kept
+/// waiting at `guard`. Whether that took care of all that was left: some may have to wait.
 pub fn sweep(
     folder: &Folder,
     remotes: &Remotes,
-    paths: &[RelPath],
-    left: Left,
     guard: Option<&Arc<Guard>>,
     stats: &mut MendStats,
 ) -> Result<bool> {
-    if left == Left::Nothing {
-        return Ok(false);
-    }
     let mut found = Vec::new();
-    survey(folder, paths, &mut |item| {
+    survey(folder, &[RelPath::root()], &mut |item| {
         let stat = item.stat.filter(|stat| stat.kind == FileType::File && item.change != Change::Same);
         // Whatever its row says: it may have been stashed by a command that died before it could note that,
         // renamed since, or be a copy that was never recorded.
@@ -145,7 +145,7 @@ pub fn sweep(
     let mut settled = true;
     for (path, stat, row) in found {
         folder.context.cancel.check()?;
-        let mended = sweep_one(folder, remotes, (&path, &stat, row.as_ref()), left, guard, stats);
+        let mended = sweep_one(folder, remotes, (&path, &stat, row.as_ref()), guard, stats);
         settled &= mended.unwrap_or_else(|e| {
             stats.waiting.insert(path.clone());
             report(folder.context.progress.as_ref(), &path, e);
@@ -160,7 +160,6 @@ fn sweep_one(
     folder: &Folder,
     remotes: &Remotes,
     (path, stat, row): (&RelPath, &Stat, Option<&LocalRow>),
-    left: Left,
     guard: Option<&Arc<Guard>>,
     stats: &mut MendStats,
 ) -> Result<bool> {
@@ -173,7 +172,7 @@ fn sweep_one(
     };
     let State::Filling(mark) = inspect(&file, stat, &folder.keys, folder.id)? else { return Ok(true) };
     let block = first_block(&file)?;
-    if is_whole(left, &block) {
+    if is_finished(&file, &mark) {
         clear_mark(&file)?;
         stats.whole += 1;
         return Ok(true);
@@ -188,14 +187,17 @@ fn sweep_one(
         Item { path: path.clone(), head, mode: row.map_or(stat.mode, |row| row.mode), ino: Some(stat.ino) };
     drop(file);
     let held = Held::take(guard, tree, std::iter::once(path))?;
-    let known = Known { task: Task::Fill, item: &item, held: held.file(0)? };
+    // Who had it open before it was guarded does not wait; only a lease tells of him.
+    let is_ours = held.was_guarded(0);
+    let known = Known { task: Task::Fill, item: &item, held: held.file(0)?.filter(|_| is_ours) };
     Ok(try_one(folder, remotes, known, path, stats))
 }
 
-/// Finishes an open file that a worker was filling when it died, wherever it lies by now: outside of the folder,
-/// or nowhere. Its openers wait at the guard. What its bytes and its mark do not explain stays as it is.
-pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) -> Result<()> {
-    let Some(mark) = marked(file)? else { return Ok(()) };
+/// Finishes an open file that a worker was filling, or a command freeing, when it died, wherever it lies by now:
+/// outside of the folder, or nowhere. Its openers wait at the guard. Whether it is whole now; what its bytes and its
+/// mark do not explain stays as it is.
+pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) -> Result<bool> {
+    let Some(mark) = marked(file)? else { return Ok(false) };
     let path = Path::new("a file");
     // A mark goes only when what it explains is durable.
     crate::disk::sync_file(file, path)?;
@@ -209,15 +211,10 @@ pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) 
     let mut original =
         |offset: u64, buffer: &mut [u8]| original(&mut content, (remotes, keys), &head, offset, buffer);
     match judge_open(file, Task::Fill, &[], &head, keys, &mut original)? {
-        Verdict::Explained(seen) => refill(file, &head, &seen, &mut original).map(|_| ()),
-        _ => Ok(()),
+        Verdict::Explained(seen) => refill(file, &head, &seen, &mut original).map(|_| true),
+        Verdict::Intact | Verdict::Stub => Ok(true),
+        Verdict::Theirs(_) | Verdict::Gone => Ok(false),
     }
-}
-
-/// Whether the order of writes tells that a half filled file is whole: the first block comes last. In between
-/// there may be none.
-fn is_whole(left: Left, block: &[u8]) -> bool {
-    left == Left::ThisMount && !looks_like_stub(block) && block.iter().any(|byte| *byte != 0)
 }
 
 /// Reads what a file is to hold. The content is opened only when bytes have to be compared: a proper stub

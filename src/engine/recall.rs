@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::mend::{self, MendStats};
 use super::related::related;
 use super::remotes::Remotes;
 use super::room;
-use super::trace::{self, Left, Trace};
+use super::trace::Trace;
 use super::writing::{Output, Writing};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
@@ -31,7 +31,7 @@ use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::Filling;
 use crate::local::guard::Guard;
-use crate::local::inode::{Target, clear_mark, set_atime, set_mtime};
+use crate::local::inode::{Target, clear_mark, doubt_mark, set_atime, set_mtime};
 use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
 use crate::local::intent::{self, Item, Task};
 use crate::local::root::{Access as RootAccess, Root};
@@ -68,6 +68,8 @@ pub struct Recaller {
     folder: Mutex<Folder>,
     guard: Option<Arc<Guard>>,
     trace: Mutex<Option<Trace>>,
+    /// Whether no mark of a filling will be left but those of `unsettled`.
+    is_clean: AtomicBool,
     /// Inodes that are full and still carry the mark of their filling.
     unsettled: Mutex<HashSet<u64>>,
     /// Files that were half filled, or half freed, when this began, and may be still.
@@ -95,14 +97,9 @@ impl Recaller {
         // Apart from the folder: to whom the guard serves, half filled files look as if they were looked
         // after, and it is us who look after them.
         let guard = folder.guard.take();
-        let all = [RelPath::root()];
-        let (left, claim) = trace::claim_at_last(dir)?;
+        let (trace, was_left) = Trace::leave(dir)?;
         let mut stats = MendStats::default();
-        if mend::sweep(&folder, &remotes, &all, left, guard.as_ref(), &mut stats)? {
-            trace::clear(dir)?;
-        }
-        drop(claim);
-        let trace = Trace::leave(dir)?;
+        let is_clean = !was_left || mend::sweep(&folder, &remotes, guard.as_ref(), &mut stats)?;
         let mut unmended = stats.waiting;
         // What a command had in hand when it died may take more room than a stub.
         match intent::pending(&folder.intents()) {
@@ -113,6 +110,7 @@ impl Recaller {
         Ok(Self {
             guard,
             trace: Mutex::new(Some(trace)),
+            is_clean: AtomicBool::new(is_clean),
             unsettled: Mutex::default(),
             unmended,
             dir: dir.to_path_buf(),
@@ -234,7 +232,7 @@ impl Recaller {
     }
 
     /// A stub with its time: a command that died after the last of it was freed may not have set that back. Its
-    /// intent tells that from a time that the user gave it.
+    /// intent tells that from a time that the user gave it, unless he did so since.
     fn dated(&self, file: &File, head: StubHead) -> Result<StubHead> {
         let stat = Stat::of(file).map_err(|e| Error::io("inspecting", "a stub", e))?;
         if stat.mtime != head.mtime {
@@ -254,16 +252,9 @@ impl Recaller {
         let (begun, mut reopened) = (Instant::now(), false);
         loop {
             let remotes = self.remotes();
-            let tried = self.mend(file, &remotes);
-            let state = self.look(file)?;
-            match tried {
-                _ if matches!(state, State::Full | State::Stub(_)) => return Ok(state),
-                // Not for its bytes: somebody wrote into it.
-                Ok(()) if matches!(state, State::Odd(_)) => return Ok(state),
-                Ok(()) | Err(Error::Changed(_)) if begun.elapsed() < MENDING => {
-                    std::thread::sleep(MENDING / 50);
-                }
-                Ok(()) => return Ok(state),
+            match mend::mend_open(file, (&self.keys, self.id), &remotes) {
+                Ok(_) => return self.look(file),
+                Err(Error::Changed(_)) if begun.elapsed() < MENDING => std::thread::sleep(MENDING / 50),
                 Err(e) if reopened => return Err(e),
                 Err(e) => {
                     self.reopened(&e, &remotes)?.ok_or(e)?;
@@ -271,17 +262,6 @@ impl Recaller {
                 }
             }
         }
-    }
-
-    fn mend(&self, file: &File, remotes: &Remotes) -> Result<()> {
-        mend::mend_open(file, (&self.keys, self.id), remotes)?;
-        // Where its own bytes do not tell, its row may.
-        let Some(path) = self.path_of(file).filter(|_| matches!(self.look(file), Ok(State::Filling(_))))
-        else {
-            return Ok(());
-        };
-        let (folder, stats) = (lock(&self.folder), &mut MendStats::default());
-        mend::sweep(&folder, remotes, &[path], Left::EarlierMount, self.guard.as_ref(), stats).map(|_| ())
     }
 
     fn fill(&self, remotes: &Remotes, begin: Begin, head: &StubHead, progress: Progress) -> Result<()> {
@@ -301,7 +281,11 @@ impl Recaller {
             }
             fetch(remotes, &self.keys, &self.context.cancel, &wanted, &writing)
         });
-        match (writing.end().pop().and_then(|outcome| outcome.result), fetched) {
+        let outcome = writing.end().pop().unwrap_or_default();
+        if outcome.is_torn {
+            self.is_clean.store(false, Ordering::Relaxed);
+        }
+        match (outcome.result, fetched) {
             // Why it never came to an end.
             (None | Some(Err(Error::Interrupted)), Err(e)) => Err(e),
             (None, Ok(())) => Err(Error::Interrupted),
@@ -330,24 +314,31 @@ impl Recaller {
         Ok(Some(Arc::clone(&stores.0)))
     }
 
-    /// Makes filled files durable, takes their marks away and notes them as full. After an error it may be
-    /// called again for the same files. One that cannot be unmarked (immutable by now, or another's) is
-    /// reported and let go: its mark explains it.
-    pub fn settle(&self, filled: &[Filled]) -> Result<()> {
+    /// Makes filled files durable, takes their marks away and notes them as full. One that cannot be unmarked
+    /// (immutable by now, or another's) is reported and let go: its mark explains it.
+    pub fn settle(&self, filled: &[Filled]) {
         if filled.is_empty() {
-            return Ok(());
+            return;
         }
-        disk::sync_fs(self.tree.as_ref(), self.tree.path())?;
+        if let Err(e) = disk::sync_fs(self.tree.as_ref(), self.tree.path()) {
+            // It would not fail a second time, for the same loss.
+            eprintln!("ddr: {e}; files brought back just now will be compared with their contents");
+            self.is_clean.store(false, Ordering::Relaxed);
+            filled.iter().for_each(|one| drop(doubt_mark(&one.file)));
+            return;
+        }
         for one in filled {
             let back = |atime| set_atime(&one.file, atime);
             match clear_mark(&one.file).and_then(|()| one.cold.map_or(Ok(()), back)) {
                 Ok(()) => drop(inode(&one.file).map(|ino| lock(&self.unsettled).remove(&ino))),
-                Err(e) => eprintln!("ddr: {e}; it is whole, but `ddr stash` will not take it"),
+                Err(e) => {
+                    eprintln!("ddr: {e}; it is whole, but `ddr stash` will not take it");
+                    self.is_clean.store(false, Ordering::Relaxed);
+                }
             }
         }
         // An index: the next commit finds by the bytes what is not noted here.
         let _ = self.note(filled);
-        Ok(())
     }
 
     fn note(&self, filled: &[Filled]) -> Result<()> {
@@ -370,9 +361,10 @@ impl Recaller {
         Ok(near.into_iter().map(|near| near.path).collect())
     }
 
-    /// Ends it, with everything settled: nothing is left to mend.
+    /// Ends it, with everything settled. Its trace stays where a file still has its mark.
     pub fn end(&self) {
-        lock(&self.trace).take().into_iter().for_each(Trace::end);
+        let trace = lock(&self.trace).take();
+        trace.into_iter().filter(|_| self.is_clean.load(Ordering::Relaxed)).for_each(Trace::end);
     }
 
     /// Where an open file lies in the tree by now.

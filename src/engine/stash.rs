@@ -503,7 +503,11 @@ impl Freeing {
         // A guard that refuses us leaves nothing to be mended.
         let guard = guard_now(s.guard.as_ref(), s.folder)?;
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
-        let held = Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path))?;
+        let held = match Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path)) {
+            Ok(held) => held,
+            // Nothing was done yet.
+            Err(e) => return intents.into_iter().try_for_each(Intent::close).and(Err(e)),
+        };
         let done = spread(items.len(), &s.cancel, |i| convert_one(s, batch[i], &items[i], held.file(i)?));
         // Whoever waits may have it now: what is not durable yet is explained by the intent.
         let whole: HashSet<usize> = done

@@ -22,6 +22,7 @@ use crate::model::version::winner;
 
 use super::folder::Folder;
 use super::held;
+use super::trace;
 
 /// How a path differs from what was recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,7 +213,8 @@ fn compare(tree: &Root, path: &RelPath, stat: &Stat, row: Option<&LocalRow>) -> 
     Ok(change)
 }
 
-/// Whether a stub is being filled right now for somebody who opened it: there is nothing to record.
+/// Whether a stub is being filled right now for somebody who opened it, or was a moment ago: there is nothing to
+/// record. Where no worker is at work, a mark says only that one was.
 fn is_recalled(folder: &Folder, path: &RelPath, stat: &Stat, change: Change, row: Option<&LocalRow>) -> bool {
     let was_stub = row.is_some_and(|row| row.residency == Residency::Stub && row.size == stat.size);
     if change == Change::Same || !was_stub || held::guard_of(folder).is_none() {
@@ -220,7 +222,7 @@ fn is_recalled(folder: &Folder, path: &RelPath, stat: &Stat, change: Change, row
     }
     let file = folder.tree().and_then(|tree| tree.open_file(path, Access::Read));
     let mark = file.and_then(|file| marked(&file)).ok().flatten();
-    mark.is_some_and(|mark| mark.state == MarkState::Filling)
+    mark.is_some_and(|mark| mark.state != MarkState::Stub) && trace::is_claimed(&folder.dir)
 }
 
 /// The row of a path: what was recorded of it, or seems to be.

@@ -124,17 +124,19 @@ pub enum MarkState {
     Stub,
     /// Its content is being written back.
     Filling,
+    /// All of it was, and whoever waited may use the file; it is not known to be durable yet.
+    Filled,
 }
 
 /// The 64-byte extended attribute: small enough to stay inside the inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InodeMark {
-    /// Stub or filling.
+    /// How far it is.
     pub state: MarkState,
     /// Whether the body is a manifest.
     pub kind: Kind,
-    /// The folder (its first 12 bytes).
-    pub folder: [u8; 12],
+    /// In which mount of its file system it is being filled, or was. 0 where that is unknown, and in a stub's mark.
+    pub mount: [u8; 12],
     /// The body.
     pub body: RecordId,
     /// Modification time to restore when filled.
@@ -147,21 +149,20 @@ pub struct InodeMark {
 impl InodeMark {
     /// The mark that goes with a header.
     pub fn of(head: &StubHead, state: MarkState) -> Self {
-        let mut folder = [0; 12];
-        folder.copy_from_slice(&head.folder.0[..12]);
-        Self { state, kind: head.body.kind, folder, body: head.body.id, mtime: head.mtime, inode: 0 }
+        Self { state, kind: head.body.kind, mount: [0; 12], body: head.body.id, mtime: head.mtime, inode: 0 }
     }
 
-    /// Version, state, kind, 0; folder 12; body 32; seconds 8; nanoseconds 4; inode 4.
+    /// Version, state, kind, 0; mount 12; body 32; seconds 8; nanoseconds 4; inode 4.
     pub fn encode(&self) -> [u8; 64] {
         let mut out = [0u8; 64];
         out[0] = 1;
         out[1] = match self.state {
             MarkState::Stub => 1,
             MarkState::Filling => 2,
+            MarkState::Filled => 3,
         };
         out[2] = self.kind.byte();
-        out[4..16].copy_from_slice(&self.folder);
+        out[4..16].copy_from_slice(&self.mount);
         out[16..48].copy_from_slice(&self.body.0);
         out[48..56].copy_from_slice(&self.mtime.secs.to_le_bytes());
         out[56..60].copy_from_slice(&self.mtime.nanos.to_le_bytes());
@@ -179,11 +180,12 @@ impl InodeMark {
         let state = match r.u8()? {
             1 => MarkState::Stub,
             2 => MarkState::Filling,
+            3 => MarkState::Filled,
             _ => return Err(bad("unknown state")),
         };
         let kind = Kind::from_byte(r.u8()?)?;
         let zero = r.u8()?;
-        let folder = r.array()?;
+        let mount = r.array()?;
         let body = RecordId(r.array()?);
         let secs = i64::from_le_bytes(r.array()?);
         let nanos = r.u32()?;
@@ -192,7 +194,7 @@ impl InodeMark {
             return Err(bad("fields out of range"));
         }
         r.end()?;
-        Ok(Self { state, kind, folder, body, mtime: Time { secs, nanos }, inode })
+        Ok(Self { state, kind, mount, body, mtime: Time { secs, nanos }, inode })
     }
 }
 
@@ -236,7 +238,9 @@ mod tests {
 
     #[test]
     fn marks_round_trip_in_64_bytes() {
-        let mark = InodeMark::of(&head(), MarkState::Filling);
-        assert_eq!(InodeMark::decode(&mark.encode()).expect("own mark"), mark);
+        for state in [MarkState::Stub, MarkState::Filling, MarkState::Filled] {
+            let mark = InodeMark { mount: [7; 12], inode: 9, ..InodeMark::of(&head(), state) };
+            assert_eq!(InodeMark::decode(&mark.encode()).expect("own mark"), mark);
+        }
     }
 }

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::inode::{Exclusive, Target, clear_mark, punch_tail, reserve};
+use super::inode::{Exclusive, Target, clear_mark, keeps_order, punch_tail, reserve, set_mark};
 use super::inspect::{State, first_block, marked, read_stub};
 use super::lease::patience;
+use super::mount::mount_of;
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::disk;
@@ -68,6 +69,7 @@ impl Filling {
         let mark = InodeMark {
             mtime: held.stat.mtime,
             inode: held.stat.ino as u32,
+            mount: mount_of(&held.file).unwrap_or_default(),
             ..InodeMark::of(head, MarkState::Filling)
         };
         match held.mark(&mark) {
@@ -126,13 +128,22 @@ impl Filling {
     /// a stub again, or still marked as half filled.
     pub fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
         let (file, path) = (Arc::clone(&self.held.file), self.held.path.clone());
-        let stat = self.finish_marked(holes)?;
+        let stat = self.complete(holes)?;
         clear_mark(&file)?;
         Stat::of(&file).map_err(|e| Error::io("inspecting", path, e)).or(Ok(stat))
     }
 
-    /// The same, but the mark stays: it must go ([`clear_mark`]) only after the content is durable.
-    pub fn finish_marked(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
+    /// The same, but a mark stays, that all is there: it must go ([`clear_mark`]) only after the content is
+    /// durable.
+    pub fn finish_marked(self, holes: &[(u64, u64)]) -> Result<Stat> {
+        let (file, path) = (Arc::clone(&self.held.file), self.held.path.clone());
+        let mark = InodeMark { state: MarkState::Filled, ..self.mark };
+        let stat = self.complete(holes)?;
+        set_mark(&file, &mark, &path)?;
+        Stat::of(&file).map_err(|e| Error::io("inspecting", path, e)).or(Ok(stat))
+    }
+
+    fn complete(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
         let hole_bytes: u64 = holes.iter().map(|(_, len)| len).sum();
         let written = self.written.load(Ordering::Relaxed);
         if written.checked_add(hole_bytes) != Some(self.held.stat.size) {
@@ -171,7 +182,7 @@ impl Filling {
             // The header may lie in a new block, which a mark must not overtake.
             disk::sync_file(&self.held.file, &self.held.path)?;
         }
-        let mark = InodeMark { state: MarkState::Stub, inode: 0, ..self.mark };
+        let mark = InodeMark { state: MarkState::Stub, inode: 0, mount: Default::default(), ..self.mark };
         match self.held.mark(&mark) {
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
             _ => Ok(()),
@@ -200,13 +211,4 @@ impl Drop for Filling {
             let _ = self.back();
         }
     }
-}
-
-/// Whether a file system commits changes of extents and attributes in the order in which they were made.
-fn keeps_order(file: &File) -> bool {
-    const EXT4: u64 = 0xEF53;
-    const XFS: u64 = 0x5846_5342;
-    const BTRFS: u64 = 0x9123_683E;
-    let magic = rustix::fs::fstatfs(file).map(|fs| fs.f_type as u64 & 0xFFFF_FFFF);
-    magic.is_ok_and(|magic| [EXT4, XFS, BTRFS].contains(&magic))
 }

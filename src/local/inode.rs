@@ -1,6 +1,6 @@
 //! Steps on one open file: taking it exclusively, its mark, its header block, holes, times, mode.
 //!
-//! Promises that a file is changed only while a write lease excludes everybody else, and that every
+//! Promises that a file is changed only while a write lease, or the guard, excludes everybody else, and that every
 //! step goes through [`crate::disk`]. Takes no decisions: `stub`, `fill` and `mend` say which steps,
 //! in which order.
 
@@ -313,6 +313,15 @@ pub(super) fn chmod(file: &File, mode: u32, path: &Path) -> Result<()> {
     step("changing the mode of", path, || rustix::fs::fchmod(file, Mode::from_raw_mode(mode)))
 }
 
+/// Whether a file system commits changes of extents and attributes in the order in which they were made.
+pub fn keeps_order(file: &File) -> bool {
+    const EXT4: u64 = 0xEF53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683E;
+    let magic = rustix::fs::fstatfs(file).map(|fs| fs.f_type as u64 & 0xFFFF_FFFF);
+    magic.is_ok_and(|magic| [EXT4, XFS, BTRFS].contains(&magic))
+}
+
 /// Reserves room for all but these holes (start, length) of `size` bytes, so that a full disk shows before the
 /// work; not worth it, and not done, for a MiB or less.
 pub(super) fn reserve(file: &File, size: u64, holes: &[(u64, u64)], path: &Path) -> Result<()> {
@@ -390,6 +399,14 @@ pub(super) fn set_mark(file: &File, mark: &InodeMark, path: &Path) -> Result<()>
     step("marking", path, || {
         permitted(file, || rustix::fs::fsetxattr(file, XATTR, &bytes, XattrFlags::empty()))
     })
+}
+
+/// Has a file that is marked as filled compared with its content before that mark goes.
+pub fn doubt_mark(file: &File) -> Result<()> {
+    match marked(file)? {
+        Some(mark) => set_mark(file, &InodeMark { mount: Default::default(), ..mark }, &name_of(file)),
+        None => Ok(()),
+    }
 }
 
 /// Removes the mark; no error if there is none or can be none.

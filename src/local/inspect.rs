@@ -22,7 +22,7 @@ pub enum State {
     Full,
     /// A stub of this folder.
     Stub(StubHead),
-    /// Its content is being written back, or was when ddr stopped.
+    /// Its content is being written back, or is not known to be durable since; or that was so when ddr stopped.
     Filling(InodeMark),
     /// Neither, why, and what to do: the user's writing into a stub, or damage. Never to be taken in,
     /// never to be filled.
@@ -69,7 +69,7 @@ fn judge(
     let odd = |why: &str| Ok(State::Odd(why.to_string()));
     // One that names another inode came along with a copy of a file that was full already.
     let here = |mark: &InodeMark| mark.inode == 0 || mark.inode == stat.ino as u32;
-    if let Some(mark) = mark.filter(|mark| mark.state == MarkState::Filling && here(mark)) {
+    if let Some(mark) = mark.filter(|mark| mark.state != MarkState::Stub && here(mark)) {
         return Ok(State::Filling(mark));
     }
     if stub::looks_like_stub(block) {

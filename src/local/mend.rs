@@ -1,16 +1,19 @@
-//! Recovery of one file that a pending intent names.
+//! Recovery of one file that a pending intent names, or its mark.
 //!
-//! Promises (I5) that a file is changed only if every byte of it is the content's own or zero, or
-//! belongs to a whole sector of the stub header; anything else is the user's writing and stays as it is. Does not know
-//! where the original bytes come from; they arrive verified.
+//! Promises (I5) that a file is changed only if every byte of it is the content's own, or missing where ddr may
+//! have freed or not yet written it, or belongs to a whole sector of the stub header; anything else is the user's
+//! writing and stays as it is, zeros, too. Does not know where the original bytes come from; they arrive verified.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::inode::{Exclusive, Target, chmod, clear_mark, marked, name_of, punch_tail, set_mtime};
+use super::inode::{
+    Exclusive, Target, chmod, clear_mark, keeps_order, marked, name_of, punch_tail, set_mtime,
+};
 use super::inspect::{State, first_block, read_stub};
 use super::intent::Task;
+use super::mount::{MountId, mount_of};
 use super::read::{next_data, read_full_at};
 use super::root::{Access, Root};
 use super::stat::{FileType, Fingerprint, Stat};
@@ -76,8 +79,14 @@ pub fn judge_open(
     let full = name_of(file);
     let fail = |e: io::Error| Error::io("inspecting", &full, e);
     let stat = Stat::of(file).map_err(fail)?;
+    let mark = marked(file)?.filter(|mark| mark.body == head.body.id);
+    if mark.as_ref().is_some_and(|mark| is_finished(file, mark)) {
+        disk::sync_file(file, &full)?;
+        return clear_mark(file).map(|()| Verdict::Intact);
+    }
+    let is_marked = mark.as_ref().is_some_and(|mark| mark.state != MarkState::Stub);
     let prefix = task == Task::Create && stat.size < head.size;
-    if stat.size != head.size && !prefix {
+    if stat.size != head.size && !prefix && !is_marked {
         return theirs("its size was changed");
     }
     let block = first_block(file)?;
@@ -87,17 +96,70 @@ pub fn judge_open(
             return Ok(Verdict::Stub);
         }
         Header::Stub => return Ok(Verdict::Explained(stat.fingerprint())),
-        Header::Whole => block,
+        Header::Whole => block.clone(),
         Header::None => head.encode(keys, name).to_vec(),
     };
-    let found = Comparison { file, size: stat.size, header: &header, path: &full }.run(original)?;
+    let size = stat.size.min(head.size);
+    let comparison = Comparison { file, size, header: &header, is_thorough: is_marked, path: &full };
+    let found = comparison.run(original)?;
     if Stat::of(file).map_err(fail)?.fingerprint() != stat.fingerprint() {
         return Err(Error::Changed("it is being written to".into()));
     }
-    match found {
-        Found::Foreign(at) => theirs(&format!("bytes at {at} are neither the content's nor ddr's")),
-        Found::Whole if !prefix => tidy(file, head, &full).map(|()| Verdict::Intact),
-        _ => Ok(Verdict::Explained(stat.fingerprint())),
+    let is_whole = found.is_whole() && !prefix;
+    // The user wrote to a file that was whole by then: the first block comes last.
+    let is_over = is_marked
+        && mark.as_ref().is_some_and(|mark| is_of_now(file, mark))
+        && !looks_like_stub(&block)
+        && !is_zero(&block);
+    let is_edited = is_marked && (is_over || !found.is_missing());
+    let gap = if is_over { Gap::Nothing } else { gap(file, task, &stat, head, mark.as_ref()) };
+    match found.unexplained(gap) {
+        None if is_whole && stat.size == head.size => {
+            tidy(file, mark.as_ref(), &full).map(|()| Verdict::Intact)
+        }
+        _ if is_edited => clear_mark(file).map(|()| Verdict::Intact),
+        None if stat.size == head.size || prefix => Ok(Verdict::Explained(stat.fingerprint())),
+        at => theirs(&format!("bytes at {} are neither the content's nor ddr's", at.unwrap_or(size))),
+    }
+}
+
+/// Whether all of a file was written back, and nothing of that was lost since. Whatever it holds now, its users
+/// wrote; only its mark is left, until it is durable.
+pub fn is_finished(file: &File, mark: &InodeMark) -> bool {
+    mark.state == MarkState::Filled && is_of_now(file, mark)
+}
+
+/// Whether its file system stayed mounted since it was marked.
+fn is_of_now(file: &File, mark: &InodeMark) -> bool {
+    mark.mount != MountId::default() && mount_of(file) == Some(mark.mount)
+}
+
+/// What may stand where bytes of the content are missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    Nothing,
+    /// Holes only: nobody has written there.
+    Holes,
+    /// Zeros, written or not.
+    Zeros,
+}
+
+/// What of the content ddr may have freed, or not written yet. Zeros that were written may be the user's: they
+/// count as missing only while mark and time show that nobody but ddr has written.
+fn gap(file: &File, task: Task, stat: &Stat, head: &StubHead, mark: Option<&InodeMark>) -> Gap {
+    let unless_later = |time, gap| if stat.mtime == time { Gap::Zeros } else { gap };
+    match (task, mark.map(|mark| (mark.state, mark.mtime))) {
+        // Its time is set before it has a name.
+        (Task::Create, _) => unless_later(head.mtime, Gap::Nothing),
+        (_, Some((MarkState::Filling, _))) => Gap::Zeros,
+        // Its time is set back before it is marked so.
+        (_, Some((MarkState::Filled, mtime))) => unless_later(mtime, Gap::Nothing),
+        (Task::Fill, Some((MarkState::Stub, _))) => Gap::Zeros,
+        // Its time is set back before the mark goes; which time that is only the mark knew.
+        (Task::Fill, None) => unless_later(head.mtime, Gap::Holes),
+        // The mark comes before the first byte is freed.
+        (Task::Stash, None) if keeps_order(file) => Gap::Nothing,
+        (Task::Stash, _) => Gap::Holes,
     }
 }
 
@@ -133,44 +195,64 @@ fn at_rest(file: &File, stat: &Stat, head: &StubHead) -> Result<bool> {
     Ok(mark.is_none_or(|m| m.state == MarkState::Stub) && stat.mtime == mtime)
 }
 
-/// Time and mark of a full file. Without a mark its time was never touched, or restored already.
-fn tidy(file: &File, head: &StubHead, path: &Path) -> Result<()> {
-    match marked(file)? {
-        Some(mark) if mark.body == head.body.id => {
-            set_mtime(file, mark.mtime, path)?;
-            clear_mark(file)
-        }
-        _ => Ok(()),
+/// Time and mark of a full file. Without a mark its time was never touched, or set back already; so it was when it
+/// was marked as filled.
+fn tidy(file: &File, mark: Option<&InodeMark>, path: &Path) -> Result<()> {
+    let Some(mark) = mark else { return Ok(()) };
+    if mark.state != MarkState::Filled {
+        set_mtime(file, mark.mtime, path)?;
     }
+    clear_mark(file)
 }
 
-enum Found {
-    /// Every byte is the content's.
-    Whole,
-    /// Something is missing; all that is there is explained.
-    Partly,
-    /// Foreign bytes at this offset.
-    Foreign(u64),
+/// Where a file first differs from the content, by the way it does.
+#[derive(Default)]
+struct Found {
+    header: Option<u64>,
+    hole: Option<u64>,
+    zeros: Option<u64>,
+    foreign: Option<u64>,
+}
+
+impl Found {
+    fn is_missing(&self) -> bool {
+        self.header.or(self.hole).or(self.zeros).is_some()
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.is_missing() && self.foreign.is_none()
+    }
+
+    /// Where something stands that is not missing, either.
+    fn unexplained(&self, gap: Gap) -> Option<u64> {
+        let zeros = self.zeros.filter(|_| gap != Gap::Zeros);
+        self.foreign.or(zeros).or(self.hole.filter(|_| gap == Gap::Nothing))
+    }
 }
 
 struct Comparison<'a> {
     file: &'a File,
     size: u64,
     header: &'a [u8],
+    /// Go on behind foreign bytes.
+    is_thorough: bool,
     path: &'a Path,
 }
 
 impl Comparison<'_> {
     fn run(&self, original: &mut Original) -> Result<Found> {
-        let mut whole = true;
+        let fail = |e| Error::io("reading", self.path, e);
+        // What the disk has counts; the cache may hold what could not be written.
+        let _ = rustix::fs::fadvise(self.file, 0, None, rustix::fs::Advice::DontNeed);
+        // Punching zeroes what is left of a block that the header does not fill.
+        let block = rustix::fs::fstatfs(self.file).map_or(0, |fs| fs.f_bsize as u64);
         let (mut here, mut there) = (Vec::new(), Vec::new());
-        let mut at = 0;
-        while at < self.size {
-            let fail = |e| Error::io("reading", self.path, e);
+        let (mut found, mut at) = (Found::default(), 0);
+        while at < self.size && (found.foreign.is_none() || self.is_thorough) {
             let (start, end) =
                 next_data(self.file, at, self.size).map_err(fail)?.unwrap_or((self.size, self.size));
-            // A hole matters only as long as nothing else is known to be missing.
-            let from = if whole { at } else { start };
+            // One hole is as good as many.
+            let from = if found.hole.is_none() { at } else { start };
             let to = if start > from { start } else { end }.min(from + WINDOW);
             if from >= to {
                 break;
@@ -178,38 +260,35 @@ impl Comparison<'_> {
             there.resize((to - from) as usize, 0);
             original(from, &mut there)?;
             if start > from {
-                whole &= is_zero(&there);
+                found.hole = (!is_zero(&there)).then_some(from);
             } else {
                 here.resize(there.len(), 0);
                 let len = read_full_at(self.file, &mut here, from).map_err(fail)?;
                 here[len..].fill(0);
-                match self.sectors(from, &here, &there) {
-                    Ok(same) => whole &= same,
-                    Err(at) => return Ok(Found::Foreign(at)),
-                }
+                self.sectors(from, (&here, &there), block, &mut found);
             }
             at = to;
         }
-        Ok(if whole { Found::Whole } else { Found::Partly })
+        Ok(found)
     }
 
-    /// Whether all are the original's; `Err` with the offset of the first unexplained one.
-    fn sectors(&self, from: u64, here: &[u8], there: &[u8]) -> Result<bool, u64> {
-        let mut same = true;
+    fn sectors(&self, from: u64, (here, there): (&[u8], &[u8]), block: u64, found: &mut Found) {
         for (i, (now, then)) in here.chunks(SECTOR).zip(there.chunks(SECTOR)).enumerate() {
             if now == then {
                 continue;
             }
-            same = false;
             let at = from + (i * SECTOR) as u64;
             let header = usize::try_from(at).ok().and_then(|at| self.header.get(at..at + now.len()));
             // Chunks end anywhere, so what was written in may begin or end inside a sector.
-            let explained = header == Some(now) || now.iter().zip(then).all(|(n, t)| n == t || *n == 0);
-            if !explained {
-                return Err(at);
-            }
+            let has_zeros = now.iter().zip(then).all(|(n, t)| n == t || *n == 0);
+            let kind = match has_zeros {
+                _ if header == Some(now) => &mut found.header,
+                true if (HEADER_LEN as u64..block).contains(&at) => &mut found.hole,
+                true => &mut found.zeros,
+                false => &mut found.foreign,
+            };
+            kind.get_or_insert(at);
         }
-        Ok(same)
     }
 }
 
@@ -258,7 +337,7 @@ fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
     held.write(block, 0)?;
     punch_tail(&held.file, head.size, &held.path)?;
     held.settle(mtime)?;
-    if mark.is_some_and(|mark| mark.state == MarkState::Filling) {
+    if mark.is_some_and(|mark| mark.state != MarkState::Stub) {
         disk::sync_file(&held.file, &held.path)?;
     }
     match held.mark(&InodeMark { mtime, ..InodeMark::of(head, MarkState::Stub) }) {

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod intent;
 pub mod lease;
 pub mod mend;
+pub mod mount;
 pub mod names;
 pub mod read;
 pub mod replace;

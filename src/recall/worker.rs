@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::desk::Inode;
 use super::found::{Found, Look, readable};
@@ -55,6 +56,8 @@ const ROOM_PAUSE: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_millis(300);
 /// How often the tree is searched for stubs that came without ddr's doing.
 const RESCAN: Duration = Duration::from_secs(600);
+/// How long openers hear at once that the disk is full, before a worker tries anew.
+const FULL: Duration = Duration::from_secs(5);
 /// A stub takes no more on disk: header, attributes, and what a file system rounds up to.
 const STUB_BLOCKS: u64 = (16 << 10) / 512;
 
@@ -80,7 +83,11 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     let recaller = Recaller::open(dir, context, &mut |id, tree| {
         early = introduce(socket.as_fd(), id, tree, settings.deadline)?;
         Ok(())
-    })?;
+    });
+    if let Err(Error::NoSpace(_)) = &recaller {
+        refuse(socket.as_fd(), std::mem::take(&mut early));
+    }
+    let recaller = recaller?;
     let parallel = settings.parallel.max(1);
     let (filled, rest) = bounded(UNSETTLED);
     let worker = Arc::new(Worker {
@@ -121,7 +128,7 @@ pub fn work(dir: &Path, socket: OwnedFd, context: Context, settings: Settings) -
     threads.into_iter().for_each(|thread| drop(thread.join()));
     // It is still there, since it waits for this.
     let _ = worker.filled.send(None);
-    if settler.join().unwrap_or(false) {
+    if settler.join().is_ok() {
         worker.recaller.end();
     }
     Ok(())
@@ -141,6 +148,24 @@ fn introduce(socket: BorrowedFd, folder: FolderId, tree: &Root, deadline: Durati
             None => return Err(Error::Refused("the guard hung up".into())),
             Some((frame, _)) if frame.verb == Verb::Done => return Ok(early),
             Some(other) => early.push(other),
+        }
+    }
+}
+
+/// Tells those who ask, for a while, that the disk is too full to look after them; then the next worker tries.
+fn refuse(socket: BorrowedFd, early: Vec<Received>) {
+    let over = Instant::now() + FULL;
+    let is_due = || {
+        let left = over.saturating_duration_since(Instant::now());
+        let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        poll(&mut polled, Some(&wait)).is_ok_and(|ready| ready > 0)
+    };
+    let later = std::iter::from_fn(|| is_due().then(|| receive(socket).ok().flatten()).flatten());
+    for (frame, _) in early.into_iter().chain(later).filter(|(frame, _)| frame.verb == Verb::Ask) {
+        let answer = Frame { ticket: frame.ticket, code: libc::ENOSPC, ..Frame::new(Verb::Answer) };
+        if send(socket, &Frame { folder: frame.folder, ..answer }, &[]).is_err() {
+            return;
         }
     }
 }
@@ -268,8 +293,8 @@ impl Worker {
         let _ = self.filled.send(Some(filled));
     }
 
-    /// Makes filled files durable, some at a time, until told to stop; whether none keeps its mark.
-    fn settle_all(&self, rest: &Receiver<Option<Filled>>) -> bool {
+    /// Makes filled files durable, some at a time, until told to stop.
+    fn settle_all(&self, rest: &Receiver<Option<Filled>>) {
         let mut batch: Vec<Filled> = Vec::new();
         let mut stops = false;
         while !stops {
@@ -281,16 +306,9 @@ impl Worker {
                     Ok(None) | Err(RecvTimeoutError::Disconnected) => stops = true,
                 }
             }
-            match self.recaller.settle(&batch) {
-                Ok(()) => batch.clear(),
-                // Tried again with the next; meanwhile its mark explains each of them.
-                Err(e) => {
-                    eprintln!("ddr: {e}");
-                    std::thread::sleep(SETTLE);
-                }
-            }
+            self.recaller.settle(&batch);
+            batch.clear();
         }
-        batch.is_empty()
     }
 
     /// Has every stub of the tree guarded, now and again: copies of stubs come by any way.
@@ -349,9 +367,10 @@ impl Worker {
                         || self.recaller.is_unmended(&path)
                         || self.recaller.is_recorded_stub(&path));
                 // Gone meanwhile.
-                let Some(found) = (if fits { Found::open(tree, &path, first)? } else { None }) else {
+                let Some(mut found) = (if fits { Found::open(tree, &path, first)? } else { None }) else {
                     continue;
                 };
+                found.is_left = first && self.recaller.is_unmended(&path);
                 marked += 1;
                 batch.push(found);
                 if batch.len() == TOGETHER {
@@ -366,6 +385,7 @@ impl Worker {
     }
 
     fn mark(&self, guard: &Guard, found: Vec<Found>, first: bool) -> Result<()> {
+        let is_left: Vec<bool> = found.iter().map(|one| one.is_left).collect();
         let (names, files): (Vec<OwnedFd>, Vec<Option<File>>) =
             found.into_iter().map(|one| (one.name, one.file)).unzip();
         let before = if first { Vec::new() } else { guard.look(&names)? };
@@ -383,7 +403,7 @@ impl Worker {
             if known.as_ref().ok().and_then(|known| known.get(i)) == Some(&Standing::Quiet) {
                 continue;
             }
-            let is_loud = look.unwrap_or_else(|| Look::begin(readable(name))).is_loud();
+            let is_loud = look.unwrap_or_else(|| Look::begin(readable(name))).is_loud(is_left[i]);
             if is_loud { &mut loud } else { &mut quiet }.push((stat.st_dev, stat.st_ino));
         }
         self.judge(&loud, true);

@@ -110,7 +110,7 @@ fn a_peer_is_made_filled_and_read_by_its_own_ddr() {
     let info = bucket.info().unwrap();
     assert_eq!(info.folder, FOLDER);
     assert_eq!(info.host, ddr::peer::machine::id());
-    assert_eq!(info.boot, ddr::peer::machine::boot());
+    assert_eq!(info.boot, ddr::local::mount::boot());
     assert!(info.free > 0 && info.total >= info.free && info.pid != std::process::id());
     assert_eq!(info.device, DirBucket::open(&host.path().join("store")).unwrap().domain());
     let large = noise(1, 9 << 20);

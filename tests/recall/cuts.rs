@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::trouble::same;
 use crate::powercut::Noise;
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guard, is_filling, is_stub, obstacle};
+use crate::support::guarded::{Guard, is_stub, is_unsettled, obstacle};
 use crate::support::mount::Rig;
 use crate::support::{Sandbox, own_files, say, scale, seed};
 
@@ -86,7 +86,7 @@ impl Drill {
         guard.stop();
         let Self { sandbox, files, half, rig, .. } = self;
         rig.with_cut(&image, || {
-            *half += files.iter().filter(|file| is_filling(&sandbox.folder().join(&file.name))).count();
+            *half += files.iter().filter(|file| is_unsettled(&sandbox.folder().join(&file.name))).count();
             after(sandbox, files, number.is_multiple_of(2))
         })
     }

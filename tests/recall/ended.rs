@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::races::guarded;
 use super::trouble::same;
 use crate::support::content::noise;
-use crate::support::guarded::{Guarded, is_filling, wait_until};
+use crate::support::guarded::{Guarded, is_unsettled, wait_until};
 
 /// More than fits behind a header, so that freeing it is a step of its own.
 const SIZE: u64 = 200_001;
@@ -57,7 +57,7 @@ fn ended_anywhere(words: &[&str], anew: bool, prepare: &dyn Fn(&Guarded)) {
         let found = guarded.at(&name).metadata().unwrap();
         assert_eq!(found.mtime(), OLD.as_secs() as i64, "{}", told("its time"));
         // The next command finds nothing amiss, either, once the file is durable.
-        wait_until("it is settled", || !is_filling(&guarded.at(&name)));
+        wait_until("it is settled", || !is_unsettled(&guarded.at(&name)));
         guarded.sandbox.ok(&["commit"]).unwrap_or_else(|e| panic!("{}", told(&e)));
         let status = guarded.sandbox.ok(&["status"]).unwrap_or_else(|e| panic!("{}", told(&e)));
         assert!(!status.stdout.contains(&name), "{}", told(&status.stdout));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::content::noise;
-use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, obstacle, wait_until};
+use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, is_unsettled, obstacle, wait_until};
 use crate::support::{Running, own_files, program, say, scale};
 
 /// One guarded folder on ext4, or why not.
@@ -73,7 +73,7 @@ fn truncated_while_filling(flags: &[&str], cancel: bool) {
     let seen = std::fs::read(&file).unwrap();
     let head = String::from_utf8_lossy(&seen[..seen.len().min(20)]);
     assert!(seen == b"all new", "{} bytes, beginning with {head:?}", seen.len());
-    wait_until("what is new carries no mark", || !is_filling(&file));
+    wait_until("what is new carries no mark", || !is_unsettled(&file));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::races::{guarded, waiting};
 use super::trouble::same;
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guarded, is_filling, is_stub, wait_until};
+use crate::support::guarded::{Guarded, is_filling, is_stub, is_unsettled, wait_until};
 use crate::support::{scale, seed};
 
 pub const SIZE: u64 = 300_001;
@@ -143,7 +143,7 @@ fn caught<'s>(
         // It was too fast.
         guarded.guard().freeze(false);
         readers.into_iter().for_each(|reader| drop(reader.join().unwrap().unwrap()));
-        wait_until("all are durable", || !files.iter().any(|path| is_filling(path)));
+        wait_until("all are durable", || !files.iter().any(|path| is_unsettled(path)));
         guarded.stash();
     }
     panic!("never were all of them being filled at once");

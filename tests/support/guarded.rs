@@ -289,8 +289,17 @@ pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
 
 /// Whether a file is marked as being filled.
 pub fn is_filling(path: &Path) -> bool {
+    state(path) == Some(2)
+}
+
+/// Whether a file is being filled, or is not known to be durable since.
+pub fn is_unsettled(path: &Path) -> bool {
+    matches!(state(path), Some(2 | 3))
+}
+
+fn state(path: &Path) -> Option<u8> {
     let mut mark = [0u8; 256];
-    rustix::fs::getxattr(path, c"user.ddr", &mut mark).is_ok_and(|len| len > 1 && mark[1] == 2)
+    rustix::fs::getxattr(path, c"user.ddr", &mut mark).ok().filter(|len| *len > 1).map(|_| mark[1])
 }
 
 /// Whether a file takes no more room than a stub, and would therefore be one.

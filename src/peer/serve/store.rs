@@ -10,6 +10,7 @@ use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::format::message::Info;
 use crate::format::store::StoreHead;
+use crate::local::mount::boot;
 use crate::peer::{machine, program};
 use crate::store::dir::DirBucket;
 use crate::store::packs::Packs;
@@ -66,7 +67,7 @@ impl Served {
             device: self.bucket.domain(),
             pid: std::process::id(),
             program: program(),
-            boot: machine::boot(),
+            boot: boot().to_string(),
         })
     }
 }
