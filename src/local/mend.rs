@@ -105,19 +105,14 @@ pub fn judge_open(
     if Stat::of(file).map_err(fail)?.fingerprint() != stat.fingerprint() {
         return Err(Error::Changed("it is being written to".into()));
     }
-    let is_whole = found.is_whole() && !prefix;
-    // The user wrote to a file that was whole by then: the first block comes last.
-    let is_over = is_marked
-        && mark.as_ref().is_some_and(|mark| is_of_now(file, mark))
-        && !looks_like_stub(&block)
-        && !is_zero(&block);
-    let is_edited = is_marked && (is_over || !found.is_missing());
-    let gap = if is_over { Gap::Nothing } else { gap(file, task, &stat, head, mark.as_ref()) };
-    match found.unexplained(gap) {
-        None if is_whole && stat.size == head.size => {
-            tidy(file, mark.as_ref(), &full).map(|()| Verdict::Intact)
-        }
-        _ if is_edited => clear_mark(file).map(|()| Verdict::Intact),
+    if found.is_whole() && stat.size == head.size {
+        return tidy(file, mark.as_ref(), &full).map(|()| Verdict::Intact);
+    }
+    if is_marked && (!found.is_missing() || is_over(file, mark.as_ref(), &block)) {
+        // It was whole, and the user wrote to it.
+        return clear_mark(file).map(|()| Verdict::Intact);
+    }
+    match found.unexplained(gap(file, task, &stat, head, mark.as_ref())) {
         None if stat.size == head.size || prefix => Ok(Verdict::Explained(stat.fingerprint())),
         at => theirs(&format!("bytes at {} are neither the content's nor ddr's", at.unwrap_or(size))),
     }
@@ -127,6 +122,11 @@ pub fn judge_open(
 /// wrote; only its mark is left, until it is durable.
 pub fn is_finished(file: &File, mark: &InodeMark) -> bool {
     mark.state == MarkState::Filled && is_of_now(file, mark)
+}
+
+/// Whether the order of writes tells that filling was over: the first block comes last.
+fn is_over(file: &File, mark: Option<&InodeMark>, block: &[u8]) -> bool {
+    mark.is_some_and(|mark| is_of_now(file, mark)) && !looks_like_stub(block) && !is_zero(block)
 }
 
 /// Whether its file system stayed mounted since it was marked.

@@ -62,16 +62,26 @@ pub fn open(file: &File, way: u64) -> Touched {
 /// A program that changes what it reads, in its own files.
 pub fn write(guarded: &Guarded, number: u64, over: &AtomicBool) -> Touched {
     let path = guarded.at(format!("own-{number}"));
-    let mut round = 0;
+    let (mut round, mut content) = (0, Vec::new());
     while !over.load(Ordering::Relaxed) {
-        let content = noise(number + round * 31, 30_000 + round % 7 * 1000);
-        if round % 2 == 0 {
-            std::fs::write(&path, &content)?;
-        } else {
+        match round % 4 {
+            0 => {
+                content = noise(number + round * 31, 30_000 + round % 7 * 1000);
+                std::fs::write(&path, &content)?;
+            }
             // What is there is longer or shorter: it is written over in place.
-            let file = std::fs::File::options().write(true).open(&path)?;
-            file.write_all_at(&content, 0)?;
-            file.set_len(content.len() as u64)?;
+            1 => {
+                content = noise(number + round * 31, 30_000 + round % 7 * 1000);
+                let file = std::fs::File::options().write(true).open(&path)?;
+                file.write_all_at(&content, 0)?;
+                file.set_len(content.len() as u64)?;
+            }
+            // Zeros look like what is missing: in front, and in the middle.
+            part => {
+                let at = if part == 2 { 0 } else { 9_000 };
+                content[at..at + 5_000].fill(0);
+                std::fs::File::options().write(true).open(&path)?.write_all_at(&[0; 5_000], at as u64)?;
+            }
         }
         for _ in 0..5 {
             std::thread::sleep(Duration::from_millis(20));
