@@ -4,7 +4,7 @@
 //! held, and that what a dead worker had in hand is asked anew. Knows no descriptors, no processes
 //! and no clock: events carry what the caller needs, time is an argument.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::handle::Birth;
@@ -57,6 +57,8 @@ pub struct Desk<E> {
     waits: HashMap<u32, usize>,
     /// Tickets that were given up while a worker had them in hand, until he answers.
     given_up: HashMap<u64, (Home, Inode)>,
+    /// The numbers of both, by file: each event asks for its file's, however many others wait.
+    wanted: BTreeSet<(Inode, u64)>,
     next: u64,
 }
 
@@ -79,6 +81,7 @@ impl<E> Default for Desk<E> {
             tickets: BTreeMap::new(),
             waits: HashMap::new(),
             given_up: HashMap::new(),
+            wanted: BTreeSet::new(),
             next: 1,
         }
     }
@@ -119,7 +122,7 @@ impl<E> Desk<E> {
             true => file.standing = Standing::Loud,
             false => file.standing = Standing::Quiet,
         }
-        self.unasked(|ticket| ticket.inode == inode)
+        self.unasked_of(inode)
     }
 
     /// Whether somebody had it open for writing before it was guarded, and may still.
@@ -175,7 +178,7 @@ impl<E> Desk<E> {
         if !still {
             self.unmark(inode);
         }
-        self.unasked(|ticket| ticket.inode == inode)
+        self.unasked_of(inode)
     }
 
     /// A file's openers need not wait any more.
@@ -192,8 +195,12 @@ impl<E> Desk<E> {
 
     /// Whether somebody waits for it, or a worker is still at it.
     pub fn is_wanted(&self, inode: Inode) -> bool {
-        self.tickets.values().any(|ticket| ticket.inode == inode)
-            || self.given_up.values().any(|(_, other)| *other == inode)
+        self.numbers_of(inode).next().is_some()
+    }
+
+    /// Those who wait for it, or gave up while a worker is still at it.
+    fn numbers_of(&self, inode: Inode) -> impl Iterator<Item = u64> {
+        self.wanted.range((inode, 0)..=(inode, u64::MAX)).map(|(_, number)| *number)
     }
 
     /// Whether somebody holds it.
@@ -218,6 +225,7 @@ impl<E> Desk<E> {
         let number = self.next;
         self.next += 1;
         self.tickets.insert(number, Ticket { inode, home, user, since: now, asked: false, event });
+        self.wanted.insert((inode, number));
         *self.waits.entry(user).or_default() += 1;
         Verdict::Wait(number, free)
     }
@@ -241,6 +249,7 @@ impl<E> Desk<E> {
     pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
         let ticket = self.tickets.remove(&number)?;
         less(&mut self.waits, ticket.user);
+        self.wanted.remove(&(ticket.inode, number));
         Some(ticket)
     }
 
@@ -249,13 +258,15 @@ impl<E> Desk<E> {
         let ticket = self.end(number)?;
         if ticket.asked {
             self.given_up.insert(number, (ticket.home, ticket.inode));
+            self.wanted.insert((ticket.inode, number));
         }
         Some(ticket)
     }
 
     /// A worker has answered: yields the ticket if it is his and was not given up.
     pub fn answered(&mut self, number: u64, home: Home) -> Option<Ticket<E>> {
-        if self.given_up.get(&number).is_some_and(|(theirs, _)| *theirs == home) {
+        if let Some((_, inode)) = self.given_up.get(&number).filter(|(theirs, _)| *theirs == home) {
+            self.wanted.remove(&(*inode, number));
             self.given_up.remove(&number);
         }
         let his = self.tickets.get(&number).is_some_and(|ticket| ticket.home == home);
@@ -293,7 +304,7 @@ impl<E> Desk<E> {
             }
             !holders.is_empty()
         });
-        let unasked = self.unasked(|ticket| freed.contains(&ticket.inode));
+        let unasked = freed.iter().flat_map(|inode| self.unasked_of(*inode)).collect();
         (freed, unasked)
     }
 
@@ -301,19 +312,24 @@ impl<E> Desk<E> {
     pub fn worker_gone(&mut self, home: Home) {
         let theirs = self.tickets.values_mut().filter(|ticket| ticket.home == home);
         theirs.for_each(|ticket| ticket.asked = false);
-        self.given_up.retain(|_, (theirs, _)| *theirs != home);
+        let Self { given_up, wanted, .. } = self;
+        given_up.retain(|number, (theirs, inode)| *theirs != home || !wanted.remove(&(*inode, *number)));
     }
 
     /// What a new worker is to be asked.
     pub fn for_worker(&self, home: Home) -> Vec<u64> {
-        self.unasked(|ticket| ticket.home == home)
+        let theirs = self.waiting().filter(|(_, ticket)| ticket.home == home);
+        theirs.filter(|(_, ticket)| self.is_due(ticket)).map(|(number, _)| number).collect()
     }
 
-    fn unasked(&self, fits: impl Fn(&Ticket<E>) -> bool) -> Vec<u64> {
-        self.waiting()
-            .filter(|(_, ticket)| !ticket.asked && fits(ticket) && !self.is_kept(ticket.inode))
-            .map(|(number, _)| number)
-            .collect()
+    /// What may be asked about a file.
+    pub fn unasked_of(&self, inode: Inode) -> Vec<u64> {
+        let due = |number: &u64| self.ticket(*number).is_some_and(|ticket| self.is_due(ticket));
+        self.numbers_of(inode).filter(due).collect()
+    }
+
+    fn is_due(&self, ticket: &Ticket<E>) -> bool {
+        !ticket.asked && !self.is_kept(ticket.inode)
     }
 }
 
@@ -409,7 +425,7 @@ mod tests {
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
             assert!(desk.answered(number, (9, HOME.1, 0)).is_none() && desk.is_wanted(FILE));
             ends(&mut desk, number);
-            assert!(!desk.is_wanted(FILE));
+            assert!(!desk.is_wanted(FILE) && desk.wanted.is_empty());
         }
     }
 

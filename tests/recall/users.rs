@@ -345,6 +345,56 @@ fn files_in_hand_of_one_user_are_bounded_and_others_wait_as_ever() {
 }
 
 #[test]
+fn who_truncates_is_counted_too() {
+    use std::os::fd::AsRawFd;
+    const COUNT: usize = 8;
+    let Some(mut owned) = owned() else { return };
+    let paths: Vec<PathBuf> = (0..COUNT).map(|n| owned.folder().join(n.to_string())).collect();
+    owned.ok("for n in 0 1 2 3 4 5 6 7; do head -c 100000 /dev/urandom > $n; chmod 666 $n; done; \
+        \"$ddr\" stash .");
+    // Their owner can open stubs as they are only while there is no guard.
+    owned.guarded.guard = None;
+    let lease = |path: &PathBuf| {
+        let file = std::fs::File::open(path).unwrap();
+        // SAFETY: plain integers. The signal by which it is wanted back must not end the test.
+        let leased = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) == 0
+        };
+        assert!(leased, "{}", std::io::Error::last_os_error());
+        file
+    };
+    let ours = crate::support::own_files();
+    let leased: Vec<_> = paths.iter().map(lease).collect();
+    drop(ours);
+    owned.start_with(&["--user-files", "3"]);
+    let truncate = |path: PathBuf| std::fs::File::options().write(true).truncate(true).open(path).map(|_| ());
+    let as_other = |paths: Vec<PathBuf>| {
+        std::thread::spawn(move || {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, OTHER, OTHER, OTHER) }, 0);
+            paths.into_iter().map(truncate).collect::<Vec<_>>()
+        })
+    };
+    let openers: Vec<_> = paths.iter().map(|path| as_other(vec![path.clone()])).collect();
+    let done = || openers.iter().filter(|opener| opener.is_finished()).count();
+    wait_until("five are refused", || done() == 5);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(done(), 5, "three wait for the leases");
+    drop(leased);
+    let results: Vec<_> = openers.into_iter().flat_map(|opener| opener.join().unwrap()).collect();
+    let errors: Vec<_> = results.into_iter().filter_map(Result::err).map(|e| e.raw_os_error()).collect();
+    assert_eq!(errors, [Some(libc::EBUSY); 5]);
+    // Who has done it counts no longer as soon as that is seen, and one thread is in one open at a time.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for result in as_other(paths.clone()).join().unwrap() {
+        result.unwrap();
+    }
+    assert!(paths.iter().all(|path| std::fs::metadata(path).unwrap().len() == 0));
+    wait_until("no mark is left", || owned.guarded.guard().marks() == 0);
+}
+
+#[test]
 fn a_stub_given_away_is_never_taken_for_its_content() {
     let Some(owned) = owned() else { return };
     owned.ok("head -c 100000 /dev/urandom > a; cp a .a.copy; echo '.*.copy' > .ddrignore; \"$ddr\" stash a");
