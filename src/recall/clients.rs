@@ -1,7 +1,8 @@
 //! The guard's side of its connections: workers, and every other ddr process.
 //!
 //! Promises that a client may only have its own user's files guarded, and only where a worker fills them, that a hold ends with its
-//! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
+//! connection, and that what one user takes of the guard is bounded. A worker is its user's to drive: it speaks
+//! for one folder, in the place it was started for. Does not look at the kernel's events.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -28,11 +29,11 @@ impl Guard {
         }
         let mut home: Option<Home> = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
-            let hello = frame.verb == Verb::Hello;
-            if hello {
-                home = peer.worker.map(|place| (peer.user, frame.folder, place));
-            }
-            let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
+            let answer = match peer.worker {
+                Some(place) => self.handle_worker(socket, (peer.user, place), &mut home, &frame, files),
+                None => Some(self.handle(socket, client, peer, &frame, files)),
+            };
+            let Some(answer) = answer else { continue };
             if send(socket.as_fd(), &answer, &[]).is_err() {
                 break;
             }
@@ -72,70 +73,68 @@ impl Guard {
         peer: Peer,
         frame: &Frame,
         files: Vec<OwnedFd>,
-    ) -> Option<Frame> {
+    ) -> Frame {
         let done = Frame::new(Verb::Done);
         let mut state = self.state();
-        if let Some(place) = peer.worker {
-            let home = (peer.user, frame.folder, place);
-            return self.handle_worker(&mut state, socket, home, frame, files);
-        }
         match frame.verb {
             Verb::Hello => {
-                let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
+                let flag = state.served.values().any(|home| may_serve(peer, frame.folder, *home));
                 let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
-                Some(Frame { flag, number, ..done })
+                Frame { flag, number, ..done }
             }
             // The kernel drops those that there is no room for.
-            Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
+            Verb::Mark if frame.number != files.len() as u64 => Frame { code: libc::EMFILE, ..done },
             Verb::Mark if frame.flag == 2 => {
                 let known = |file: &OwnedFd| look(&state, file) as u8;
-                Some(Frame { text: files.iter().map(known).collect(), ..done })
+                Frame { text: files.iter().map(known).collect(), ..done }
             }
             Verb::Mark => {
                 let (code, text) = self.mark_all(&mut state, client, peer, frame, files);
-                Some(Frame { code, text, ..done })
+                Frame { code, text, ..done }
             }
             Verb::Release => {
                 self.release(&mut state, client, frame);
-                Some(done)
+                done
             }
             Verb::List => {
                 let rows = self.list(&state, peer);
                 // Who does not read must not keep everybody else waiting: he hears how many there are.
                 let _ = rows.iter().try_for_each(|row| try_send(socket.as_fd(), row, &[]));
-                Some(Frame { number: rows.len() as u64, ..done })
+                Frame { number: rows.len() as u64, ..done }
             }
             Verb::Cancel => {
                 let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));
                 let ended = theirs.then(|| state.desk.give_up(frame.ticket)).flatten();
                 let code = if ended.is_some() { 0 } else { libc::ENOENT };
                 ended.into_iter().for_each(|ticket| self.group.refuse(&ticket.event.event, libc::EIO));
-                Some(Frame { code, ..done })
+                Frame { code, ..done }
             }
-            _ => Some(Frame { code: libc::EINVAL, ..done }),
+            _ => Frame { code: libc::EINVAL, ..done },
         }
     }
 
-    /// What a worker says, and what it is answered.
+    /// What a worker says, and what it is answered. It introduces itself first, and once.
     fn handle_worker(
         &self,
-        state: &mut State,
         socket: &Arc<OwnedFd>,
-        home: Home,
+        (user, place): (u32, usize),
+        home: &mut Option<Home>,
         frame: &Frame,
         files: Vec<OwnedFd>,
     ) -> Option<Frame> {
-        match frame.verb {
-            Verb::Hello => {
-                let (root, socket) = (files.into_iter().next(), Arc::clone(socket));
-                state.deadlines.insert(home, self.within(frame.number));
-                state.workers.insert(home, Worker { socket, root });
-                let numbers = state.desk.for_worker(home);
-                self.ask(state, &numbers);
-                // From now on it may have files guarded.
-                return Some(Frame::new(Verb::Done));
+        let done = Frame::new(Verb::Done);
+        let Some(home) = *home else {
+            if frame.verb != Verb::Hello {
+                return Some(Frame { code: libc::EINVAL, ..done });
             }
-            Verb::Answer => self.answer(state, home, frame),
+            let its = *home.insert((user, frame.folder, place));
+            self.welcome(socket, its, frame, files);
+            // From now on it may have files guarded.
+            return Some(done);
+        };
+        let mut state = self.state();
+        match frame.verb {
+            Verb::Answer => self.answer(&mut state, home, frame),
             Verb::Progress => {
                 let ticket = state.desk.ticket_mut(frame.ticket);
                 if let Some(ticket) = ticket.filter(|ticket| ticket.home == home) {
@@ -143,14 +142,25 @@ impl Guard {
                 }
             }
             Verb::Ready => {
-                state.served.insert(home);
+                state.served.insert(place, home);
                 eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                self.introduce(state);
+                self.introduce(&mut state);
             }
-            Verb::Judge => self.judge(state, home, frame),
-            _ => return Some(Frame { code: libc::EINVAL, ..Frame::new(Verb::Done) }),
+            Verb::Judge => self.judge(&mut state, home, frame),
+            _ => return Some(Frame { code: libc::EINVAL, ..done }),
         }
         None
+    }
+
+    /// Takes a worker in.
+    fn welcome(&self, socket: &Arc<OwnedFd>, home: Home, frame: &Frame, files: Vec<OwnedFd>) {
+        let place = home.2;
+        let root = files.into_iter().next();
+        let mut state = self.state();
+        state.deadlines.insert(place, self.within(frame.number));
+        state.workers.insert(home, Worker { socket: Arc::clone(socket), root });
+        let numbers = state.desk.for_worker(home);
+        self.ask(&mut state, &numbers);
     }
 
     /// Marks files; what was known of each. With an errno nothing of it is held.
@@ -226,7 +236,7 @@ impl Guard {
         file: &OwnedFd,
         owner: u32,
     ) -> Option<Home> {
-        let known = state.workers.keys().chain(&state.served).copied();
+        let known = state.workers.keys().chain(state.served.values()).copied();
         let mut fits: Vec<Home> = known.filter(|home| may_serve(peer, folder, *home)).collect();
         fits.sort_unstable();
         fits.dedup();

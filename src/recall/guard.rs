@@ -6,7 +6,7 @@
 //! Reads no file, knows no store and no history, and parses nothing but the kernel's events; what clients
 //! and workers say is `recall::clients`', that there are workers `recall::service`'s.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -92,11 +92,11 @@ pub(super) struct State {
     /// Files that clients hold, to change their marks when they are released.
     pub held: HashMap<Inode, OwnedFd>,
     pub workers: HashMap<Home, Worker>,
-    /// Whose worker has passed its test and marked every stub it found: served from then on, also while a
-    /// dead worker is being replaced.
-    pub served: HashSet<Home>,
-    /// For how many milliseconds openers may wait, as the last worker said.
-    pub deadlines: HashMap<Home, u64>,
+    /// The places whose worker has passed its test and marked every stub it found, and as which folder it did:
+    /// served from then on, also while a dead worker is being replaced.
+    pub served: HashMap<usize, Home>,
+    /// For how many milliseconds openers may wait, as the place's last worker said.
+    pub deadlines: HashMap<usize, u64>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     /// By thread: it is in one open at a time.
@@ -383,7 +383,7 @@ impl Guard {
         loop {
             self.tend(PAUSE.min(self.options.deadline / 2));
             let mut state = self.state();
-            let limit = |home| state.deadlines.get(&home).copied().unwrap_or(self.within(0));
+            let limit = |home: Home| state.deadlines.get(&home.2).copied().unwrap_or(self.within(0));
             for number in state.desk.overdue(self.now(), limit) {
                 if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
