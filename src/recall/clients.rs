@@ -219,6 +219,13 @@ impl Guard {
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
         let known = state.desk.mark(inode, Birth::of(&file), home, holder);
+        // Only a worker says who had it open, and only as long as it lives; else the next looks when asked.
+        let is_worker = |other: &Peer| other.process == peer.process && other.worker.is_some();
+        let judged = holder.is_some() || known != Standing::New || state.processes.values().any(is_worker);
+        if !judged {
+            let numbers = state.desk.judge(inode, |_| true, true);
+            self.ask(state, &numbers);
+        }
         if holder.is_some() {
             state.held.insert(inode, file);
         }

@@ -49,6 +49,8 @@ pub struct Desk<E> {
     marked: BTreeMap<Inode, Marked>,
     /// How many of them each user has.
     of_user: HashMap<u32, usize>,
+    /// Those of them that are unjudged.
+    unjudged: BTreeSet<(Home, Inode)>,
     /// Where the walk over `marked` has come to, and how many were added since the last slice.
     walked: (Inode, usize),
     holders: HashMap<Inode, Vec<Client>>,
@@ -76,6 +78,7 @@ impl<E> Default for Desk<E> {
         Self {
             marked: BTreeMap::new(),
             of_user: HashMap::new(),
+            unjudged: BTreeSet::new(),
             walked: ((0, 0), 0),
             holders: HashMap::new(),
             tickets: BTreeMap::new(),
@@ -104,7 +107,11 @@ impl<E> Desk<E> {
         let known = self.unmark(inode).filter(|before| before.birth == birth).map(|before| before.standing);
         // Who holds it looks himself.
         let new = if holder.is_some() { Standing::Quiet } else { Standing::Unjudged };
-        self.marked.insert(inode, Marked { home, birth, standing: known.unwrap_or(new) });
+        let standing = known.unwrap_or(new);
+        self.marked.insert(inode, Marked { home, birth, standing });
+        if standing == Standing::Unjudged {
+            self.unjudged.insert((home, inode));
+        }
         *self.of_user.entry(home.0).or_default() += 1;
         self.walked.1 += usize::from(known.is_none());
         if let Some(holder) = holder {
@@ -122,6 +129,7 @@ impl<E> Desk<E> {
             true => file.standing = Standing::Loud,
             false => file.standing = Standing::Quiet,
         }
+        self.unjudged.remove(&(file.home, inode));
         self.unasked_of(inode)
     }
 
@@ -148,6 +156,7 @@ impl<E> Desk<E> {
     fn unmark(&mut self, inode: Inode) -> Option<Marked> {
         let before = self.marked.remove(&inode)?;
         less(&mut self.of_user, before.home.0);
+        self.unjudged.remove(&(before.home, inode));
         Some(before)
     }
 
@@ -308,12 +317,17 @@ impl<E> Desk<E> {
         (freed, unasked)
     }
 
-    /// A worker is gone: nothing is in hand any more.
+    /// A worker is gone: nothing is in hand any more. What it did not judge is for the next to look at once
+    /// somebody wants it: it may never come across it again, moved away as it may be.
     pub fn worker_gone(&mut self, home: Home) {
         let theirs = self.tickets.values_mut().filter(|ticket| ticket.home == home);
         theirs.for_each(|ticket| ticket.asked = false);
         let Self { given_up, wanted, .. } = self;
         given_up.retain(|number, (theirs, inode)| *theirs != home || !wanted.remove(&(*inode, *number)));
+        let unjudged = self.unjudged.range((home, (0, 0))..=(home, (u64::MAX, u64::MAX)));
+        for inode in unjudged.map(|(_, inode)| *inode).collect::<Vec<_>>() {
+            self.judge(inode, |_| true, true);
+        }
     }
 
     /// What a new worker is to be asked.
@@ -374,6 +388,22 @@ mod tests {
         // Whoever writes now has waited.
         desk.judge(FILE, |_| true, true);
         assert_eq!((standing(&mut desk), desk.is_loud(FILE)), (Standing::Quiet, false));
+    }
+
+    #[test]
+    fn what_a_dead_worker_did_not_judge_is_looked_at_by_the_next() {
+        let (mut desk, other) = (marked(&[(1, 9)]), (8, HOME.1, 0));
+        desk.mark(FILE, ONE, HOME, None);
+        desk.mark((1, 3), ONE, other, None);
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, false));
+        desk.worker_gone(HOME);
+        assert_eq!((desk.for_worker(HOME), desk.is_loud(FILE), desk.is_loud((1, 9))), (vec![1], true, false));
+        assert!(desk.ask(1).is_some());
+        assert_eq!(desk.look((1, 3), ONE), Standing::Unjudged);
+        // What is not there any more is nobody's.
+        desk.forget((1, 3));
+        desk.worker_gone(other);
+        assert!(!desk.knows((1, 3)) && desk.unjudged.is_empty());
     }
 
     #[test]

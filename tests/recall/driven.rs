@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ddr::base::id::FolderId;
-use ddr::local::guard::{Frame, Verb, receive, send};
+use ddr::local::guard::{Frame, Standing, Verb, receive, send};
 use ddr::recall::fanotify::Group;
 use ddr::recall::guard::{Guard, Limits, Options, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -56,6 +56,12 @@ impl Driven {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
         let (guard, peer) = (Arc::clone(&self.guard), Peer { user: 0, process, worker });
         (theirs, std::thread::spawn(move || guard.serve(&Arc::new(ours), peer)))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        let path = self.temp.path().join(name);
+        std::fs::write(&path, [7; 9000]).unwrap();
+        path
     }
 }
 
@@ -138,4 +144,35 @@ fn one_worker_cannot_stand_for_another_that_is_awaited() {
     ask(&socket, &hello(1), None);
     tell(&socket, &Frame { folder: FOLDER, ..Frame::new(Verb::Ready) });
     assert_eq!(opener.join().unwrap().unwrap().len(), 9000);
+}
+
+#[test]
+fn what_a_dead_worker_had_marked_and_not_judged_is_looked_at_by_the_next() {
+    let Some(driven) = Driven::new(false) else { return };
+    let (worker, served) = driven.connect(NOBODY, Some(0));
+    ask(&worker, &hello(1), None);
+    // Its other connection outlives it by a moment.
+    let (client, _) = driven.connect(NOBODY, None);
+    let mark = |name: &str| {
+        let ours = own_files();
+        let file = OwnedFd::from(std::fs::File::open(driven.file(name)).unwrap());
+        drop(ours);
+        let frame = Frame { number: 1, folder: FOLDER, ..Frame::new(Verb::Mark) };
+        let answer = ask(&client, &frame, Some(&file));
+        assert_eq!((answer.code, answer.text), (0, vec![Standing::New as u8]), "{name}");
+    };
+    mark("before");
+    drop(worker);
+    served.join().unwrap();
+    let (worker, _) = driven.connect(NOBODY + 1, Some(0));
+    ask(&worker, &hello(1), None);
+    mark("after");
+    for name in ["before", "after"] {
+        let opener = open(driven.temp.path().join(name));
+        let asked = next(&worker);
+        assert_eq!((asked.verb, asked.flag), (Verb::Ask, 1), "{name}: somebody may have it open");
+        let answer = Frame { ticket: asked.ticket, flag: 1, folder: FOLDER, ..Frame::new(Verb::Answer) };
+        send(worker.as_fd(), &answer, &[]).unwrap();
+        assert_eq!(opener.join().unwrap().unwrap().len(), 9000);
+    }
 }
