@@ -66,7 +66,7 @@ pub(super) struct Waiter {
 /// A folder's worker.
 pub(super) struct Worker {
     pub socket: Arc<OwnedFd>,
-    /// The folder's root, as the worker sees it.
+    /// The folder's root, as the worker sees it; only if it is the place's.
     pub root: Option<OwnedFd>,
 }
 
@@ -97,6 +97,8 @@ pub(super) struct State {
     pub served: HashMap<usize, Home>,
     /// For how many milliseconds openers may wait, as the place's last worker said.
     pub deadlines: HashMap<usize, u64>,
+    /// The root directory of each place, as the guard found it when the place's last worker came.
+    pub roots: HashMap<usize, Inode>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     /// By thread: it is in one open at a time.
@@ -456,11 +458,11 @@ impl Guard {
 
 /// Forgets, a few at a time, files that were deleted: the kernel has dropped their marks without a word.
 fn forget_gone(state: &mut State) {
-    let State { desk, workers, .. } = state;
+    let State { desk, workers, roots, .. } = state;
     for (inode, birth, home) in desk.slice() {
         let root = workers.get(&home).and_then(|worker| worker.root.as_ref());
         // Another file system's handles mean nothing there.
-        let root = root.filter(|root| rustix::fs::fstat(root).is_ok_and(|stat| stat.st_dev == inode.0));
+        let root = root.filter(|_| roots.get(&home.2).is_some_and(|root| root.0 == inode.0));
         if root.is_some_and(|root| birth.is_gone(root)) && !desk.is_wanted(inode) {
             desk.forget(inode);
         }

@@ -92,6 +92,20 @@ impl Owned {
         Running::spawn(command, line.into()).wait()
     }
 
+    /// Stashes a file of a folder as this user, who sees the folder at another place only.
+    pub fn stash_bound(&self, folder: &std::path::Path, at: &std::path::Path, user: u32, file: &str) {
+        let mut command = Command::new("unshare");
+        self.guarded.sandbox.settle(&mut command);
+        let line = "mount --bind \"$1\" \"$2\" && cd \"$2\" && \
+            exec setpriv --reuid $3 --regid $3 --clear-groups \"$ddr\" stash \"$4\"";
+        command.args(["-m", "sh", "-c", line, "sh"]).args([folder, at]).args([&user.to_string(), file]);
+        command.env("HOME", self.guarded.outside().join(format!("home-{user}"))).env("ddr", &self.bin);
+        for name in ["CACHE", "STATE", "CONFIG", "DATA"] {
+            command.env_remove(format!("XDG_{name}_HOME"));
+        }
+        Running::spawn(command, line.into()).wait().expect(&[0]).unwrap();
+    }
+
     fn ok(&self, line: &str) -> String {
         let output = self.run(OWNER, line).expect(&[0]);
         output.unwrap_or_else(|e| panic!("{e}\n{:?}", self.guarded.guard.as_ref().map(Guard::said))).stdout
@@ -227,7 +241,7 @@ fn nobody_has_files_guarded_that_no_worker_would_fill() {
         words.map(|word| u128::from_str_radix(word, 16).unwrap().to_be_bytes()).collect();
     let his = FolderId(*ids.first().unwrap_or_else(|| panic!("an id in {toml}")));
     let invented = FolderId([7; 16]);
-    let path = owned.guarded.outside().join("alone");
+    let path = owned.guarded.beside().join("alone");
     // Root would choose the worker by the file's owner, and there is none.
     for (user, folder) in [(OTHER, invented), (OTHER, his), (OWNER, invented), (0, invented)] {
         std::fs::write(&path, [7; 100_000]).unwrap();
