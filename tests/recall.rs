@@ -3,6 +3,7 @@
 mod budget;
 mod churn;
 mod cuts;
+mod driven;
 mod ended;
 mod far;
 mod folders;

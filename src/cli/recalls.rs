@@ -19,7 +19,11 @@ pub struct RecallsArgs {
 /// Lists who waits, or ends one.
 pub fn run(session: &Session, args: &RecallsArgs) -> Result<()> {
     let folder = session.read()?;
-    let off = || Error::Unsupported("on-demand access is off here; start it with: sudo ddr guard DIR".into());
+    let refusal = folder.guard.as_deref().and_then(|guard| guard.refusal());
+    let off = || match refusal {
+        Some(why) => Error::Refused(why.into()),
+        None => Error::Unsupported("on-demand access is off here; start it with: sudo ddr guard DIR".into()),
+    };
     let guard = folder.guard.as_deref().filter(|guard| guard.serves()).ok_or_else(off)?;
     match args.cancel {
         Some(number) => cancel(guard, number),

@@ -35,6 +35,7 @@ use crate::local::inode::{Target, clear_mark, doubt_mark, set_atime, set_mtime};
 use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
 use crate::local::intent::{self, Item, Task};
 use crate::local::root::{Access as RootAccess, Root};
+use crate::local::scan::ScanOptions;
 use crate::local::stat::Stat;
 use crate::model::residency::Residency;
 
@@ -147,6 +148,11 @@ impl Recaller {
     pub fn is_recorded_stub(&self, path: &RelPath) -> bool {
         let row = lock(&self.folder).history.local(path);
         row.is_ok_and(|row| row.is_some_and(|row| row.residency == Residency::Stub))
+    }
+
+    /// How its tree is to be searched.
+    pub fn scan_options(&self) -> ScanOptions {
+        ScanOptions { cross_devices: lock(&self.folder).config.scan.cross_devices }
     }
 
     /// Its tree.

@@ -1,8 +1,8 @@
 //! Asking the guard: the privileged process that holds every opener of a stub until its content is
 //! there.
 //!
-//! Promises that a file counts as guarded only after the guard said so, and that a hold ends with
-//! the connection. Knows the frames that travel between the guard, its workers and every other ddr
+//! Promises that a file counts as guarded only after the guard said so, that a hold ends with
+//! the connection, and that a guard which is silent for [`PATIENCE`] is one that refuses us. Knows the frames that travel between the guard, its workers and every other ddr
 //! process, and nothing of what the guard does with them; `recall::guard` is the other end.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -10,11 +10,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
-    socket_with,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    sendmsg, shutdown, socket_with, sockopt,
 };
 
 use crate::base::error::{Error, Result};
@@ -27,6 +28,9 @@ pub const FRAME: usize = 512;
 /// What both ends must speak. A guard outlives an update of the program: whoever speaks another version is no
 /// guard to a client, and no client to a guard.
 pub const VERSION: u8 = 2;
+
+/// How long a guard may take to answer. Nothing that it does for a client takes long.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
@@ -238,11 +242,23 @@ pub struct Guard {
 impl Guard {
     /// Connects; `None` if no guard runs. One that does not talk to us serves nobody.
     pub fn connect(folder: FolderId) -> Option<Self> {
+        Self::connect_at(SocketAddrUnix::new(socket_path()).ok()?, folder, PATIENCE)
+    }
+
+    fn connect_at(address: SocketAddrUnix, folder: FolderId, patience: Duration) -> Option<Self> {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
-        connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
+        // Sending, since that is what connecting to one that takes nobody in any more waits by.
+        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+            sockopt::set_socket_timeout(&socket, direction, Some(patience)).ok()?;
+        }
+        let hello = match connect(&socket, &address) {
+            Ok(()) => None,
+            Err(rustix::io::Errno::AGAIN) => Some(Err(lost(rustix::io::Errno::AGAIN))),
+            Err(_) => return None,
+        };
         let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0, refusal: None };
-        match guard.ask(&Frame::new(Verb::Hello), &[]) {
+        match hello.unwrap_or_else(|| guard.ask(&Frame::new(Verb::Hello), &[])) {
             Ok(answer) => (guard.serves, guard.guarded) = (answer.flag == 1, answer.number),
             Err(Error::Refused(why)) => guard.refusal = Some(why),
             Err(e) => guard.refusal = Some(e.to_string()),
@@ -308,7 +324,7 @@ impl Guard {
         let mut out = Vec::new();
         send(socket.as_fd(), &self.signed(&Frame::new(Verb::List)), &[]).map_err(lost)?;
         loop {
-            match receive(socket.as_fd()).map_err(lost)? {
+            match receive(socket.as_fd()).map_err(|e| hang_up(&socket, e))? {
                 Some((frame, _)) if frame.verb == Verb::Waiting => out.push(frame),
                 Some((done, _)) => return Ok((out, done.number)),
                 None => return Err(lost(rustix::io::Errno::PIPE)),
@@ -329,7 +345,7 @@ impl Guard {
             Err(rustix::io::Errno::CONNRESET) => receive(socket.as_fd()),
             other => other,
         };
-        let answer = answer.map_err(lost)?;
+        let answer = answer.map_err(|e| hang_up(&socket, e))?;
         if answer.is_none() {
             sent.map_err(lost)?;
         }
@@ -357,13 +373,61 @@ impl Guard {
     }
 }
 
+/// Ends a connection on which no answer came. One that came later would be taken for that to another question.
+fn hang_up(socket: &OwnedFd, e: rustix::io::Errno) -> Error {
+    let _ = shutdown(socket, Shutdown::Both);
+    lost(e)
+}
+
 fn lost(e: rustix::io::Errno) -> Error {
+    if e == rustix::io::Errno::AGAIN {
+        return Error::Refused(
+            "the guard does not answer: it is stopped or hangs; whoever opens a stub waits for it, too"
+                .into(),
+        );
+    }
     Error::Refused(format!("the guard went away ({e}); run the command again"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Listens, and does nothing.
+    fn silent() -> (tempfile::TempDir, SocketAddrUnix, OwnedFd) {
+        let temp = tempfile::tempdir().expect("a directory");
+        let address = SocketAddrUnix::new(temp.path().join("guard")).expect("an address");
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let socket = socket.expect("a socket");
+        rustix::net::bind(&socket, &address).expect("bound");
+        rustix::net::listen(&socket, 1).expect("listening");
+        (temp, address, socket)
+    }
+
+    #[test]
+    fn a_silent_guard_is_one_that_refuses_us_and_no_guard_is_none() {
+        let (_temp, address, listener) = silent();
+        let folder = FolderId([1; 16]);
+        let join = || Guard::connect_at(address.clone(), folder, Duration::from_millis(50));
+        // More than it has room for before it takes them in.
+        let guards: Vec<_> = (0..5).map(|_| join().expect("somebody listens")).collect();
+        assert!(guards.iter().all(|guard| !guard.serves()));
+        assert!(
+            guards.iter().all(|guard| guard.refusal().is_some_and(|why| why.contains("does not answer")))
+        );
+        drop(listener);
+        assert!(join().is_none());
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_not_taken_for_another() {
+        let (_temp, address, listener) = silent();
+        let guard = Guard::connect_at(address, FolderId([1; 16]), Duration::from_millis(50));
+        let guard = guard.expect("somebody listens");
+        let socket = rustix::net::accept(&listener).expect("a connection");
+        let late = send(socket.as_fd(), &Frame::new(Verb::Done), &[]);
+        assert!(late.is_err() && guard.cancel(1).is_err() && guard.waiting().is_err());
+    }
 
     #[test]
     fn frames_round_trip_and_anything_shorter_is_none() {

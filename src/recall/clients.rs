@@ -1,20 +1,34 @@
 //! The guard's side of its connections: workers, and every other ddr process.
 //!
 //! Promises that a client may only have its own user's files guarded, and only where a worker fills them, that a hold ends with its
-//! connection, and that what one user takes of the guard is bounded. Does not look at the kernel's events.
+//! connection, and that what one user takes of the guard is bounded. A worker is its user's to drive: it speaks
+//! for one folder, in the place it was started for. Of a client's files nothing is asked under the guard's lock before it is known
+//! that they lie on a folder's file system, or a local one: another may never answer. Does not look at the kernel's events.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 
 use super::desk::{Client, Home, Inode};
+use super::device::{device_of, is_local, root_at};
 use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
 use super::handle::Birth;
 use crate::base::id::FolderId;
 use crate::base::units::count;
 use crate::local::guard::{Frame, Standing, Verb, listed, receive, send, try_send};
+
+/// What is known of a client's file before anything is done about it.
+struct Known {
+    file: OwnedFd,
+    stat: Stat,
+    birth: Birth,
+    /// Whose worker is to fill it, if anybody's.
+    home: Option<Home>,
+}
 
 impl Guard {
     /// Serves one connection until it ends, and lets go what it held.
@@ -28,11 +42,11 @@ impl Guard {
         }
         let mut home: Option<Home> = None;
         while let Ok(Some((frame, files))) = receive(socket.as_fd()) {
-            let hello = frame.verb == Verb::Hello;
-            if hello {
-                home = peer.worker.map(|place| (peer.user, frame.folder, place));
-            }
-            let Some(answer) = self.handle(socket, client, peer, &frame, files) else { continue };
+            let answer = match peer.worker {
+                Some(place) => self.handle_worker(socket, (peer.user, place), &mut home, &frame, files),
+                None => Some(self.handle(socket, client, peer, &frame, files)),
+            };
+            let Some(answer) = answer else { continue };
             if send(socket.as_fd(), &answer, &[]).is_err() {
                 break;
             }
@@ -72,70 +86,73 @@ impl Guard {
         peer: Peer,
         frame: &Frame,
         files: Vec<OwnedFd>,
-    ) -> Option<Frame> {
+    ) -> Frame {
         let done = Frame::new(Verb::Done);
-        let mut state = self.state();
-        if let Some(place) = peer.worker {
-            let home = (peer.user, frame.folder, place);
-            return self.handle_worker(&mut state, socket, home, frame, files);
+        // The kernel drops those that there is no room for.
+        if frame.verb == Verb::Mark && frame.number != files.len() as u64 {
+            return Frame { code: libc::EMFILE, ..done };
         }
+        let files =
+            if frame.verb == Verb::Mark { self.look_at(peer, frame.folder, files) } else { Vec::new() };
+        let mut state = self.state();
         match frame.verb {
             Verb::Hello => {
-                let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
+                let flag = state.served.values().any(|home| may_serve(peer, frame.folder, *home));
                 let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
-                Some(Frame { flag, number, ..done })
+                Frame { flag, number, ..done }
             }
-            // The kernel drops those that there is no room for.
-            Verb::Mark if frame.number != files.len() as u64 => Some(Frame { code: libc::EMFILE, ..done }),
             Verb::Mark if frame.flag == 2 => {
-                let known = |file: &OwnedFd| look(&state, file) as u8;
-                Some(Frame { text: files.iter().map(known).collect(), ..done })
+                let look = |file: &Known| state.desk.look(inode_of(&file.stat), file.birth);
+                let standing = |file: &Option<Known>| file.as_ref().map_or(Standing::New, look) as u8;
+                Frame { text: files.iter().map(standing).collect(), ..done }
             }
             Verb::Mark => {
                 let (code, text) = self.mark_all(&mut state, client, peer, frame, files);
-                Some(Frame { code, text, ..done })
+                Frame { code, text, ..done }
             }
             Verb::Release => {
                 self.release(&mut state, client, frame);
-                Some(done)
+                done
             }
             Verb::List => {
                 let rows = self.list(&state, peer);
                 // Who does not read must not keep everybody else waiting: he hears how many there are.
                 let _ = rows.iter().try_for_each(|row| try_send(socket.as_fd(), row, &[]));
-                Some(Frame { number: rows.len() as u64, ..done })
+                Frame { number: rows.len() as u64, ..done }
             }
             Verb::Cancel => {
                 let theirs = state.desk.ticket(frame.ticket).is_some_and(|t| may(peer, owner(&t.event)));
                 let ended = theirs.then(|| state.desk.give_up(frame.ticket)).flatten();
                 let code = if ended.is_some() { 0 } else { libc::ENOENT };
                 ended.into_iter().for_each(|ticket| self.group.refuse(&ticket.event.event, libc::EIO));
-                Some(Frame { code, ..done })
+                Frame { code, ..done }
             }
-            _ => Some(Frame { code: libc::EINVAL, ..done }),
+            _ => Frame { code: libc::EINVAL, ..done },
         }
     }
 
-    /// What a worker says, and what it is answered.
+    /// What a worker says, and what it is answered. It introduces itself first, and once.
     fn handle_worker(
         &self,
-        state: &mut State,
         socket: &Arc<OwnedFd>,
-        home: Home,
+        (user, place): (u32, usize),
+        home: &mut Option<Home>,
         frame: &Frame,
         files: Vec<OwnedFd>,
     ) -> Option<Frame> {
-        match frame.verb {
-            Verb::Hello => {
-                let (root, socket) = (files.into_iter().next(), Arc::clone(socket));
-                state.deadlines.insert(home, self.within(frame.number));
-                state.workers.insert(home, Worker { socket, root });
-                let numbers = state.desk.for_worker(home);
-                self.ask(state, &numbers);
-                // From now on it may have files guarded.
-                return Some(Frame::new(Verb::Done));
+        let done = Frame::new(Verb::Done);
+        let Some(home) = *home else {
+            if frame.verb != Verb::Hello {
+                return Some(Frame { code: libc::EINVAL, ..done });
             }
-            Verb::Answer => self.answer(state, home, frame),
+            let its = *home.insert((user, frame.folder, place));
+            self.welcome(socket, its, frame, files);
+            // From now on it may have files guarded.
+            return Some(done);
+        };
+        let mut state = self.state();
+        match frame.verb {
+            Verb::Answer => self.answer(&mut state, home, frame),
             Verb::Progress => {
                 let ticket = state.desk.ticket_mut(frame.ticket);
                 if let Some(ticket) = ticket.filter(|ticket| ticket.home == home) {
@@ -143,14 +160,54 @@ impl Guard {
                 }
             }
             Verb::Ready => {
-                state.served.insert(home);
+                state.served.insert(place, home);
                 eprintln!("ddr guard: {} guarded ({})", count(frame.number, "stub"), text_of(frame));
-                self.introduce(state);
+                self.introduce(&mut state);
             }
-            Verb::Judge => self.judge(state, home, frame),
-            _ => return Some(Frame { code: libc::EINVAL, ..Frame::new(Verb::Done) }),
+            Verb::Judge => self.judge(&mut state, home, frame),
+            _ => return Some(Frame { code: libc::EINVAL, ..done }),
         }
         None
+    }
+
+    /// Takes a worker in.
+    fn welcome(&self, socket: &Arc<OwnedFd>, home: Home, frame: &Frame, files: Vec<OwnedFd>) {
+        let place = home.2;
+        let found = self.places.get(place).and_then(|path| root_at(path));
+        // The guard asks things of it under its lock.
+        let is_it = |root: &OwnedFd| found.is_some_and(|(device, _)| device_of(root) == Some(device));
+        let root = files.into_iter().next().filter(is_it);
+        let mut state = self.state();
+        match found {
+            Some(found) => state.roots.insert(place, found),
+            None => state.roots.remove(&place),
+        };
+        state.deadlines.insert(place, self.within(frame.number));
+        state.workers.insert(home, Worker { socket: Arc::clone(socket), root });
+        let numbers = state.desk.for_worker(home);
+        self.ask(&mut state, &numbers);
+    }
+
+    /// Looks at a client's files; `None` for what lies on a file system that may not answer.
+    fn look_at(&self, peer: Peer, folder: FolderId, files: Vec<OwnedFd>) -> Vec<Option<Known>> {
+        let state = self.state();
+        let roots = state.roots.clone();
+        let known = state.workers.keys().chain(state.served.values()).copied();
+        let mut fits: Vec<Home> = known.filter(|home| may_serve(peer, folder, *home)).collect();
+        let same = state.processes.values().filter(|other| other.process == peer.process);
+        let own = same.filter_map(|other| other.worker).next();
+        drop(state);
+        fits.sort_unstable();
+        fits.dedup();
+        let look = |file: OwnedFd| {
+            let device = device_of(&file)?;
+            // A folder may go on in other file systems.
+            (roots.values().any(|root| root.0 == device) || is_local(&file)).then_some(())?;
+            let stat = rustix::fs::fstat(&file).ok()?;
+            let home = home_of(&fits, own, stat.st_uid, || place_of(peer, &file, &roots));
+            Some(Known { stat, birth: Birth::of(&file), home, file })
+        };
+        files.into_iter().map(look).collect()
     }
 
     /// Marks files; what was known of each. With an errno nothing of it is held.
@@ -160,7 +217,7 @@ impl Guard {
         client: Client,
         peer: Peer,
         frame: &Frame,
-        files: Vec<OwnedFd>,
+        files: Vec<Option<Known>>,
     ) -> (i32, Vec<u8>) {
         let holder = (frame.flag == 1).then_some(client);
         let limits = self.options.limits;
@@ -172,7 +229,7 @@ impl Guard {
         }
         let mut marked: Vec<(Inode, Standing)> = Vec::with_capacity(files.len());
         for file in files {
-            match self.mark(state, file, frame.folder, holder, peer) {
+            match self.mark(state, file, holder, peer) {
                 Ok(one) => marked.push(one),
                 Err(e) => {
                     let was = |known: &Standing| *known != Standing::New;
@@ -187,17 +244,15 @@ impl Guard {
     fn mark(
         &self,
         state: &mut State,
-        file: OwnedFd,
-        folder: FolderId,
+        file: Option<Known>,
         holder: Option<Client>,
         peer: Peer,
     ) -> std::io::Result<(Inode, Standing)> {
-        let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !may(peer, stat.st_uid) {
-            return Err(std::io::Error::from_raw_os_error(libc::EPERM));
-        }
-        // Nobody would ever fill it, and whoever opens it would wait in vain.
-        let Some(home) = self.home_of(state, peer, folder, &file, stat.st_uid) else {
+        let his = |file: &Known| {
+            FileType::from_raw_mode(file.stat.st_mode) == FileType::RegularFile && may(peer, file.stat.st_uid)
+        };
+        // Without a home nobody would ever fill it, and whoever opens it would wait in vain.
+        let Some(Known { file, stat, birth, home: Some(home) }) = file.filter(his) else {
             return Err(std::io::Error::from_raw_os_error(libc::EPERM));
         };
         let inode = inode_of(&stat);
@@ -208,39 +263,18 @@ impl Guard {
         // Whoever changes the file under a hold must not raise events on it: the kernel would open it for
         // us, and wait for the lease of the one who waits for our answer.
         self.group.mark(&file, holder.is_none() && !state.desk.is_held(inode))?;
-        let known = state.desk.mark(inode, Birth::of(&file), home, holder);
+        let known = state.desk.mark(inode, birth, home, holder);
+        // Only a worker says who had it open, and only as long as it lives; else the next looks when asked.
+        let is_worker = |other: &Peer| other.process == peer.process && other.worker.is_some();
+        let judged = holder.is_some() || known != Standing::New || state.processes.values().any(is_worker);
+        if !judged {
+            let numbers = state.desk.judge(inode, |_| true, true);
+            self.ask(state, &numbers);
+        }
         if holder.is_some() {
             state.held.insert(inode, file);
         }
         Ok((inode, known))
-    }
-
-    /// Whose worker is to fill a client's file: its own, if it is one; else that of the place where it lies.
-    /// Root works on anybody's folder: the file's owner's, if he has one there; else root's; else whose the
-    /// folder is.
-    fn home_of(
-        &self,
-        state: &State,
-        peer: Peer,
-        folder: FolderId,
-        file: &OwnedFd,
-        owner: u32,
-    ) -> Option<Home> {
-        let known = state.workers.keys().chain(&state.served).copied();
-        let mut fits: Vec<Home> = known.filter(|home| may_serve(peer, folder, *home)).collect();
-        fits.sort_unstable();
-        fits.dedup();
-        if fits.len() < 2 {
-            return fits.pop();
-        }
-        let same = state.processes.values().filter(|other| other.process == peer.process);
-        let own = same.filter_map(|other| other.worker).next();
-        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
-        let lies = |place: usize| {
-            let root = self.places.get(place).filter(|root| name.starts_with(root));
-            root.map(|root| root.as_os_str().len())
-        };
-        fits.into_iter().max_by_key(|home| (Some(home.2) == own, home.0 == owner, home.0 == 0, lies(home.2)))
     }
 
     fn release(&self, state: &mut State, client: Client, frame: &Frame) {
@@ -302,10 +336,34 @@ impl Guard {
     }
 }
 
-/// What is known of a file.
-fn look(state: &State, file: &OwnedFd) -> Standing {
-    let stat = rustix::fs::fstat(file);
-    stat.map_or(Standing::New, |stat| state.desk.look(inode_of(&stat), Birth::of(file)))
+/// Whose worker is to fill a client's file, of those that may: its own, if it is one; else that of the place
+/// where it lies. Root works on anybody's folder: the file's owner's, if he has one there; else root's; else
+/// whose the folder is.
+fn home_of(
+    fits: &[Home],
+    own: Option<usize>,
+    owner: u32,
+    lies: impl FnOnce() -> Option<usize>,
+) -> Option<Home> {
+    if fits.len() < 2 {
+        return fits.first().copied();
+    }
+    let place = own.or_else(lies);
+    let at = |home: &Home| Some(home.2) == place;
+    fits.iter()
+        .copied()
+        .max_by_key(|home| (own.is_some() && at(home), home.0 == owner, home.0 == 0, at(home)))
+}
+
+/// In which place a client's file lies, by what the client sees above it: it may have come through a mount, or
+/// a namespace, of its own.
+fn place_of(peer: Peer, file: &OwnedFd, roots: &HashMap<usize, Inode>) -> Option<usize> {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let seen = PathBuf::from(format!("/proc/{}/root", peer.process));
+    name.ancestors().skip(1).find_map(|dir| {
+        let stat = rustix::fs::lstat(seen.join(dir.strip_prefix("/").ok()?)).ok()?;
+        roots.iter().find(|(_, root)| **root == inode_of(&stat)).map(|(place, _)| *place)
+    })
 }
 
 /// A client may have its own user's files guarded, and see who waits for them.

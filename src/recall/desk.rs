@@ -4,7 +4,7 @@
 //! held, and that what a dead worker had in hand is asked anew. Knows no descriptors, no processes
 //! and no clock: events carry what the caller needs, time is an argument.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::handle::Birth;
@@ -49,6 +49,8 @@ pub struct Desk<E> {
     marked: BTreeMap<Inode, Marked>,
     /// How many of them each user has.
     of_user: HashMap<u32, usize>,
+    /// Those of them that are unjudged.
+    unjudged: BTreeSet<(Home, Inode)>,
     /// Where the walk over `marked` has come to, and how many were added since the last slice.
     walked: (Inode, usize),
     holders: HashMap<Inode, Vec<Client>>,
@@ -57,6 +59,8 @@ pub struct Desk<E> {
     waits: HashMap<u32, usize>,
     /// Tickets that were given up while a worker had them in hand, until he answers.
     given_up: HashMap<u64, (Home, Inode)>,
+    /// The numbers of both, by file: each event asks for its file's, however many others wait.
+    wanted: BTreeSet<(Inode, u64)>,
     next: u64,
 }
 
@@ -74,11 +78,13 @@ impl<E> Default for Desk<E> {
         Self {
             marked: BTreeMap::new(),
             of_user: HashMap::new(),
+            unjudged: BTreeSet::new(),
             walked: ((0, 0), 0),
             holders: HashMap::new(),
             tickets: BTreeMap::new(),
             waits: HashMap::new(),
             given_up: HashMap::new(),
+            wanted: BTreeSet::new(),
             next: 1,
         }
     }
@@ -101,7 +107,11 @@ impl<E> Desk<E> {
         let known = self.unmark(inode).filter(|before| before.birth == birth).map(|before| before.standing);
         // Who holds it looks himself.
         let new = if holder.is_some() { Standing::Quiet } else { Standing::Unjudged };
-        self.marked.insert(inode, Marked { home, birth, standing: known.unwrap_or(new) });
+        let standing = known.unwrap_or(new);
+        self.marked.insert(inode, Marked { home, birth, standing });
+        if standing == Standing::Unjudged {
+            self.unjudged.insert((home, inode));
+        }
         *self.of_user.entry(home.0).or_default() += 1;
         self.walked.1 += usize::from(known.is_none());
         if let Some(holder) = holder {
@@ -119,7 +129,8 @@ impl<E> Desk<E> {
             true => file.standing = Standing::Loud,
             false => file.standing = Standing::Quiet,
         }
-        self.unasked(|ticket| ticket.inode == inode)
+        self.unjudged.remove(&(file.home, inode));
+        self.unasked_of(inode)
     }
 
     /// Whether somebody had it open for writing before it was guarded, and may still.
@@ -145,6 +156,7 @@ impl<E> Desk<E> {
     fn unmark(&mut self, inode: Inode) -> Option<Marked> {
         let before = self.marked.remove(&inode)?;
         less(&mut self.of_user, before.home.0);
+        self.unjudged.remove(&(before.home, inode));
         Some(before)
     }
 
@@ -175,7 +187,7 @@ impl<E> Desk<E> {
         if !still {
             self.unmark(inode);
         }
-        self.unasked(|ticket| ticket.inode == inode)
+        self.unasked_of(inode)
     }
 
     /// A file's openers need not wait any more.
@@ -192,8 +204,12 @@ impl<E> Desk<E> {
 
     /// Whether somebody waits for it, or a worker is still at it.
     pub fn is_wanted(&self, inode: Inode) -> bool {
-        self.tickets.values().any(|ticket| ticket.inode == inode)
-            || self.given_up.values().any(|(_, other)| *other == inode)
+        self.numbers_of(inode).next().is_some()
+    }
+
+    /// Those who wait for it, or gave up while a worker is still at it.
+    fn numbers_of(&self, inode: Inode) -> impl Iterator<Item = u64> {
+        self.wanted.range((inode, 0)..=(inode, u64::MAX)).map(|(_, number)| *number)
     }
 
     /// Whether somebody holds it.
@@ -218,6 +234,7 @@ impl<E> Desk<E> {
         let number = self.next;
         self.next += 1;
         self.tickets.insert(number, Ticket { inode, home, user, since: now, asked: false, event });
+        self.wanted.insert((inode, number));
         *self.waits.entry(user).or_default() += 1;
         Verdict::Wait(number, free)
     }
@@ -241,6 +258,7 @@ impl<E> Desk<E> {
     pub fn end(&mut self, number: u64) -> Option<Ticket<E>> {
         let ticket = self.tickets.remove(&number)?;
         less(&mut self.waits, ticket.user);
+        self.wanted.remove(&(ticket.inode, number));
         Some(ticket)
     }
 
@@ -249,13 +267,15 @@ impl<E> Desk<E> {
         let ticket = self.end(number)?;
         if ticket.asked {
             self.given_up.insert(number, (ticket.home, ticket.inode));
+            self.wanted.insert((ticket.inode, number));
         }
         Some(ticket)
     }
 
     /// A worker has answered: yields the ticket if it is his and was not given up.
     pub fn answered(&mut self, number: u64, home: Home) -> Option<Ticket<E>> {
-        if self.given_up.get(&number).is_some_and(|(theirs, _)| *theirs == home) {
+        if let Some((_, inode)) = self.given_up.get(&number).filter(|(theirs, _)| *theirs == home) {
+            self.wanted.remove(&(*inode, number));
             self.given_up.remove(&number);
         }
         let his = self.tickets.get(&number).is_some_and(|ticket| ticket.home == home);
@@ -293,27 +313,37 @@ impl<E> Desk<E> {
             }
             !holders.is_empty()
         });
-        let unasked = self.unasked(|ticket| freed.contains(&ticket.inode));
+        let unasked = freed.iter().flat_map(|inode| self.unasked_of(*inode)).collect();
         (freed, unasked)
     }
 
-    /// A worker is gone: nothing is in hand any more.
+    /// A worker is gone: nothing is in hand any more. What it did not judge is for the next to look at once
+    /// somebody wants it: it may never come across it again, moved away as it may be.
     pub fn worker_gone(&mut self, home: Home) {
         let theirs = self.tickets.values_mut().filter(|ticket| ticket.home == home);
         theirs.for_each(|ticket| ticket.asked = false);
-        self.given_up.retain(|_, (theirs, _)| *theirs != home);
+        let Self { given_up, wanted, .. } = self;
+        given_up.retain(|number, (theirs, inode)| *theirs != home || !wanted.remove(&(*inode, *number)));
+        let unjudged = self.unjudged.range((home, (0, 0))..=(home, (u64::MAX, u64::MAX)));
+        for inode in unjudged.map(|(_, inode)| *inode).collect::<Vec<_>>() {
+            self.judge(inode, |_| true, true);
+        }
     }
 
     /// What a new worker is to be asked.
     pub fn for_worker(&self, home: Home) -> Vec<u64> {
-        self.unasked(|ticket| ticket.home == home)
+        let theirs = self.waiting().filter(|(_, ticket)| ticket.home == home);
+        theirs.filter(|(_, ticket)| self.is_due(ticket)).map(|(number, _)| number).collect()
     }
 
-    fn unasked(&self, fits: impl Fn(&Ticket<E>) -> bool) -> Vec<u64> {
-        self.waiting()
-            .filter(|(_, ticket)| !ticket.asked && fits(ticket) && !self.is_kept(ticket.inode))
-            .map(|(number, _)| number)
-            .collect()
+    /// What may be asked about a file.
+    pub fn unasked_of(&self, inode: Inode) -> Vec<u64> {
+        let due = |number: &u64| self.ticket(*number).is_some_and(|ticket| self.is_due(ticket));
+        self.numbers_of(inode).filter(due).collect()
+    }
+
+    fn is_due(&self, ticket: &Ticket<E>) -> bool {
+        !ticket.asked && !self.is_kept(ticket.inode)
     }
 }
 
@@ -358,6 +388,22 @@ mod tests {
         // Whoever writes now has waited.
         desk.judge(FILE, |_| true, true);
         assert_eq!((standing(&mut desk), desk.is_loud(FILE)), (Standing::Quiet, false));
+    }
+
+    #[test]
+    fn what_a_dead_worker_did_not_judge_is_looked_at_by_the_next() {
+        let (mut desk, other) = (marked(&[(1, 9)]), (8, HOME.1, 0));
+        desk.mark(FILE, ONE, HOME, None);
+        desk.mark((1, 3), ONE, other, None);
+        assert_eq!(desk.event(FILE, 0, 0, 'a'), Verdict::Wait(1, false));
+        desk.worker_gone(HOME);
+        assert_eq!((desk.for_worker(HOME), desk.is_loud(FILE), desk.is_loud((1, 9))), (vec![1], true, false));
+        assert!(desk.ask(1).is_some());
+        assert_eq!(desk.look((1, 3), ONE), Standing::Unjudged);
+        // What is not there any more is nobody's.
+        desk.forget((1, 3));
+        desk.worker_gone(other);
+        assert!(!desk.knows((1, 3)) && desk.unjudged.is_empty());
     }
 
     #[test]
@@ -409,7 +455,7 @@ mod tests {
             assert!(desk.give_up(number).is_some() && desk.is_wanted(FILE));
             assert!(desk.answered(number, (9, HOME.1, 0)).is_none() && desk.is_wanted(FILE));
             ends(&mut desk, number);
-            assert!(!desk.is_wanted(FILE));
+            assert!(!desk.is_wanted(FILE) && desk.wanted.is_empty());
         }
     }
 

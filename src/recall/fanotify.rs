@@ -2,7 +2,7 @@
 //!
 //! Promises that an event's number stays taken until it was answered, since the kernel knows events by
 //! that number and several threads read. Making an event's descriptor may wait for a lease; whoever reads
-//! waits alone, with that one event. The format is that of fanotify(7); what is decided about an event is not known
+//! waits with that one event, but for what [`Group::read`] says. The format is that of fanotify(7); what is decided about an event is not known
 //! here.
 
 use std::ffi::CString;
@@ -118,6 +118,9 @@ impl Group {
 
     /// Waits for an event and hands it on. One whose file the kernel could not open was refused by it
     /// already.
+    ///
+    /// Two at once where an access that came first is gone (another thread has it, or it was killed) by the time
+    /// its length was made room for: no length takes one access and not two opens.
     pub fn read(&self, sink: &mut dyn FnMut(Event)) -> io::Result<()> {
         const HEAD: usize = size_of::<libc::fanotify_event_metadata>();
         let mut buf = [0u8; 64];

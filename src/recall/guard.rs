@@ -1,23 +1,24 @@
-//! The guard: owns the kernel's event group, answers every opener, keeps a worker per folder alive.
+//! The guard: owns the kernel's event group and answers every opener.
 //!
 //! Promises that nobody who opens a marked stub is let in before a worker said that its content is
-//! there or the deadline has passed with an error, and that a dead worker is replaced and asked anew.
+//! there or the deadline has passed with an error, and that what a dead worker had in hand is asked of the
+//! next. Nothing that may take long is done under its one lock: everybody's openers wait for that.
 //! Reads no file, knows no store and no history, and parses nothing but the kernel's events; what clients
-//! say is `recall::clients`'.
+//! and workers say is `recall::clients`', that there are workers `recall::service`'s.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
-use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
+use super::opener::{Opener, Whereabouts, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::local::guard::{Frame, Verb, try_send};
 
@@ -41,7 +42,8 @@ pub struct Limits {
     pub connections: usize,
     /// Guarded files.
     pub stubs: usize,
-    /// Files that wait to be opened; and as many that are held while they change. Each is a descriptor.
+    /// Files that wait to be opened or are being truncated; and as many that are held while they change. Each
+    /// is a descriptor.
     pub files: usize,
 }
 
@@ -64,15 +66,15 @@ pub(super) struct Waiter {
 /// A folder's worker.
 pub(super) struct Worker {
     pub socket: Arc<OwnedFd>,
-    /// The folder's root, as the worker sees it.
+    /// The folder's root, as the worker sees it; only if it is the place's.
     pub root: Option<OwnedFd>,
 }
 
 /// Somebody who was let in to throw a file's content away, and may not have done so yet.
 struct Truncating {
     inode: Inode,
-    thread: i32,
-    since: u64,
+    user: u32,
+    since: Instant,
     /// The file, opened as a mere name.
     name: Option<OwnedFd>,
 }
@@ -90,14 +92,17 @@ pub(super) struct State {
     /// Files that clients hold, to change their marks when they are released.
     pub held: HashMap<Inode, OwnedFd>,
     pub workers: HashMap<Home, Worker>,
-    /// Whose worker has passed its test and marked every stub it found: served from then on, also while a
-    /// dead worker is being replaced.
-    pub served: HashSet<Home>,
-    /// For how many milliseconds openers may wait, as the last worker said.
-    pub deadlines: HashMap<Home, u64>,
+    /// The places whose worker has passed its test and marked every stub it found, and as which folder it did:
+    /// served from then on, also while a dead worker is being replaced.
+    pub served: HashMap<usize, Home>,
+    /// For how many milliseconds openers may wait, as the place's last worker said.
+    pub deadlines: HashMap<usize, u64>,
+    /// The root directory of each place, as the guard found it when the place's last worker came.
+    pub roots: HashMap<usize, Inode>,
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
-    truncating: Vec<Truncating>,
+    /// By thread: it is in one open at a time.
+    truncating: HashMap<i32, Truncating>,
     /// ddr's own processes: they see stubs as what they are.
     pub processes: HashMap<Client, Peer>,
     /// Nobody is made to wait any more.
@@ -105,10 +110,16 @@ pub(super) struct State {
 }
 
 impl State {
-    /// How many openers of a user wait, known or not.
+    /// How many openers of a user wait, known or not, or truncate.
     fn waits_of(&self, user: u32) -> usize {
         let strangers = self.strangers.iter().filter(|stranger| stranger.waiter.opener.user == user);
-        self.desk.waits_of(user) + strangers.count()
+        let truncating = self.truncating.values().filter(|one| one.user == user);
+        self.desk.waits_of(user) + strangers.count() + truncating.count()
+    }
+
+    /// Whether nobody holds a file, and nobody waits for it.
+    fn is_alone(&self, inode: Inode) -> bool {
+        !self.desk.is_held(inode) && !self.desk.is_wanted(inode)
     }
 }
 
@@ -127,6 +138,8 @@ pub struct Peer {
 pub struct Guard {
     pub(super) group: Group,
     state: Mutex<State>,
+    /// Somebody was let in to truncate.
+    truncates: Condvar,
     pub(super) clients: AtomicU64,
     /// Threads that read events, and how often they did.
     readers: AtomicUsize,
@@ -146,7 +159,8 @@ impl Guard {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
         let awaited = if adopted { places.len() } else { 0 };
-        Self { group, state: Mutex::default(), clients, readers, reads, start, options, places, awaited }
+        let (state, truncates) = Default::default();
+        Self { group, state, truncates, clients, readers, reads, start, options, places, awaited }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -189,25 +203,28 @@ impl Guard {
 
     fn opened(&self, event: Event) {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
-        let inode = inode_of(&stat);
+        let (inode, opener) = (inode_of(&stat), Opener::of(event.thread));
+        self.settle(Some(inode));
         let mut state = self.state();
-        if state.processes.values().any(|peer| is_of(event.thread, *peer)) {
+        if state.processes.values().any(|peer| is_of(&opener, *peer)) {
             return self.group.allow_at_once(event);
+        }
+        // Who throws the content away need not wait for it, unless it is on its way already.
+        let mut free = event.opens && !state.closed && state.is_alone(inode);
+        if free {
+            drop(state);
+            free = truncates(event.thread);
+            state = self.state();
+            free &= state.is_alone(inode);
         }
         if state.closed {
             return self.group.refuse(&event, libc::EIO);
         }
-        // Who throws the content away need not wait for it, unless it is on its way already.
-        let alone = !state.desk.is_held(inode) && !state.desk.is_wanted(inode);
-        if event.opens && alone && truncates(event.thread) {
-            let (thread, since) = (event.thread, self.now());
-            let name = name_of(&event.file);
-            state.truncating.push(Truncating { inode, thread, since, name });
-            return self.group.allow_at_once(event);
-        }
-        let opener = Opener::of(event.thread);
         if opener.user != 0 && state.waits_of(opener.user) >= self.options.limits.files {
             return self.group.refuse(&event, libc::EBUSY);
+        }
+        if free {
+            return self.let_truncate(&mut state, event, inode, opener.user);
         }
         let user = opener.user;
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
@@ -223,6 +240,15 @@ impl Guard {
             Verdict::Wait(number, true) => self.ask(&mut state, &[number]),
             Verdict::Wait(_, false) => {}
         }
+    }
+
+    fn let_truncate(&self, state: &mut State, event: Event, inode: Inode, user: u32) {
+        let one = Truncating { inode, user, since: Instant::now(), name: name_of(&event.file) };
+        if let Some(before) = state.truncating.insert(event.thread, one) {
+            self.truncated(state, before);
+        }
+        self.truncates.notify_one();
+        self.group.allow_at_once(event);
     }
 
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
@@ -259,11 +285,10 @@ impl Guard {
 
     /// Shows a ticket to its worker; `None` if that is not possible now.
     fn show(&self, state: &mut State, number: u64) -> Option<()> {
-        self.truncated(state);
         let State { desk, workers, truncating, .. } = state;
         let loud = desk.ticket(number).is_some_and(|ticket| desk.is_loud(ticket.inode));
         let ticket = desk.ask(number)?;
-        if truncating.iter().any(|one| one.inode == ticket.inode) {
+        if truncating.values().any(|one| one.inode == ticket.inode) {
             return None;
         }
         let worker = workers.get(&ticket.home)?;
@@ -297,30 +322,70 @@ impl Guard {
         try_send(worker.socket.as_fd(), &frame, &[file]).ok()
     }
 
-    /// Takes the marks from what has been truncated: there is nothing left to bring back, and whoever takes
-    /// a lease on it would make us wait for him.
-    fn truncated(&self, state: &mut State) {
-        let now = self.now();
-        let (over, rest) =
-            std::mem::take(&mut state.truncating).into_iter().partition(|one| is_over(one, now));
-        state.truncating = rest;
-        for Truncating { inode, name, .. } in over {
-            let Some(name) = name.filter(|_| !state.desk.is_held(inode)) else { continue };
-            if rustix::fs::fstat(&name).is_ok_and(|stat| !may_be_stub(&stat)) {
-                state.desk.forget(inode);
-                let _ = self.group.unmark(&name);
+    /// Looks who has truncated, this file or any: they do not say.
+    fn settle(&self, inode: Option<Inode>) {
+        let fits = |one: &Truncating| inode.is_none_or(|inode| inode == one.inode);
+        let state = self.state();
+        let some = state.truncating.iter().filter(|(_, one)| fits(one));
+        let some: Vec<(i32, Instant)> = some.map(|(thread, one)| (*thread, one.since)).collect();
+        drop(state);
+        let over: Vec<_> = some.into_iter().filter(|(thread, since)| is_over(*thread, *since)).collect();
+        if over.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        for (thread, since) in over {
+            // It may be in another one by now.
+            let same = state.truncating.get(&thread).is_some_and(|one| one.since == since);
+            if let Some(one) = same.then(|| state.truncating.remove(&thread)).flatten() {
+                self.truncated(&mut state, one);
             }
+        }
+    }
+
+    /// Takes the mark from what has been truncated: there is nothing left to bring back, and whoever takes a
+    /// lease on it would make us wait for him. Who came meanwhile goes on.
+    fn truncated(&self, state: &mut State, one: Truncating) {
+        let Truncating { inode, name, .. } = one;
+        let name = name.filter(|_| !state.desk.is_held(inode));
+        if let Some(name) = name
+            && rustix::fs::fstat(&name).is_ok_and(|stat| !may_be_stub(&stat))
+        {
+            state.desk.forget(inode);
+            let _ = self.group.unmark(&name);
+        }
+        let numbers = state.desk.unasked_of(inode);
+        self.ask(state, &numbers);
+    }
+
+    /// Looks at those who truncate, often while there are any, for so long.
+    fn tend(&self, time: Duration) {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let state = self.state();
+            match state.truncating.len() as u64 {
+                0 => drop(self.truncates.wait_timeout(state, left)),
+                // Many that do not get on must not keep us busy.
+                many => {
+                    drop(state);
+                    std::thread::sleep(left.min(Duration::from_millis(5 + many / 10)));
+                }
+            }
+            self.settle(None);
         }
     }
 
     /// Refuses whom the deadline has overtaken, and asks about whom nobody was asked. For ever.
     pub fn sweep(&self) {
+        const PAUSE: Duration = Duration::from_millis(250);
         loop {
-            let soon = Duration::from_millis(if self.state().truncating.is_empty() { 250 } else { 5 });
-            std::thread::sleep(soon.min(self.options.deadline / 2));
+            self.tend(PAUSE.min(self.options.deadline / 2));
             let mut state = self.state();
-            self.truncated(&mut state);
-            let limit = |home| state.deadlines.get(&home).copied().unwrap_or(self.within(0));
+            let limit = |home: Home| state.deadlines.get(&home.2).copied().unwrap_or(self.within(0));
             for number in state.desk.overdue(self.now(), limit) {
                 if let Some(ticket) = state.desk.give_up(number) {
                     self.group.refuse(&ticket.event.event, libc::EIO);
@@ -393,11 +458,11 @@ impl Guard {
 
 /// Forgets, a few at a time, files that were deleted: the kernel has dropped their marks without a word.
 fn forget_gone(state: &mut State) {
-    let State { desk, workers, .. } = state;
+    let State { desk, workers, roots, .. } = state;
     for (inode, birth, home) in desk.slice() {
         let root = workers.get(&home).and_then(|worker| worker.root.as_ref());
         // Another file system's handles mean nothing there.
-        let root = root.filter(|root| rustix::fs::fstat(root).is_ok_and(|stat| stat.st_dev == inode.0));
+        let root = root.filter(|_| roots.get(&home.2).is_some_and(|root| root.0 == inode.0));
         if root.is_some_and(|root| birth.is_gone(root)) && !desk.is_wanted(inode) {
             desk.forget(inode);
         }
@@ -408,18 +473,18 @@ pub(super) fn inode_of(stat: &Stat) -> Inode {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Whether a thread is one of a ddr process of ours: of its process, and still of its user.
-fn is_of(thread: i32, peer: Peer) -> bool {
-    belongs(thread, peer.process) && (peer.user == 0 || Opener::of(thread).user == peer.user)
+/// Whether an opener is a ddr process of ours: that process, and still of its user.
+fn is_of(opener: &Opener, peer: Peer) -> bool {
+    opener.process == peer.process && (peer.user == 0 || opener.user == peer.user)
 }
 
 /// Whether a truncating opener has done it, or failed. A thread that is computing does not tell where;
 /// it is believed to be in the call for a while.
-fn is_over(one: &Truncating, now: u64) -> bool {
-    const PATIENCE: u64 = 2_000;
-    match where_is(one.thread) {
+fn is_over(thread: i32, since: Instant) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    match where_is(thread) {
         Whereabouts::Truncating => false,
-        Whereabouts::Computing => now.saturating_sub(one.since) > PATIENCE,
+        Whereabouts::Computing => since.elapsed() > PATIENCE,
         Whereabouts::Elsewhere => true,
     }
 }

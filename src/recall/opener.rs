@@ -13,6 +13,8 @@ pub struct Opener {
     pub program: String,
     /// Its user.
     pub user: u32,
+    /// Its process; 0 if it is gone.
+    pub process: i32,
 }
 
 impl Opener {
@@ -21,13 +23,16 @@ impl Opener {
         let base = format!("/proc/{thread}");
         let program = std::fs::read_link(format!("{base}/exe")).map(|p| p.to_string_lossy().into_owned());
         let user = std::fs::metadata(&base).map_or(u32::MAX, |meta| meta.uid());
-        Self { program: program.unwrap_or_default(), user }
+        let status = std::fs::read(format!("{base}/status")).unwrap_or_default();
+        Self { program: program.unwrap_or_default(), user, process: process_in(&status).unwrap_or(0) }
     }
 }
 
-/// Whether a thread belongs to a process.
-pub fn belongs(thread: i32, process: i32) -> bool {
-    thread == process || std::fs::metadata(format!("/proc/{process}/task/{thread}")).is_ok()
+/// The process that /proc/TID/status names. A program's name, which comes first, has its line ends escaped.
+fn process_in(status: &[u8]) -> Option<i32> {
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let number = lines.find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    std::str::from_utf8(number).ok()?.trim().parse().ok()
 }
 
 /// Whether a thread that is being held in an open will throw the content away: it opens for writing
@@ -90,7 +95,13 @@ fn is_truncating(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_truncating;
+    use super::{is_truncating, process_in};
+
+    #[test]
+    fn a_threads_process_is_found() {
+        assert_eq!(process_in(b"Name:\t\\nTgid:\t7\nUmask:\t0022\nTgid:\t41\nNgid:\t0\n"), Some(41));
+        assert_eq!(process_in(b""), None);
+    }
 
     #[test]
     fn only_a_plain_open_that_writes_and_truncates_counts() {

@@ -26,7 +26,7 @@ use crate::engine::recall::{Filled, Progress, Recaller};
 use crate::local::guard::{Frame, Guard, MOST_FDS, Standing, Verb, listing, receive, send};
 use crate::local::lease::{Lease, LeaseKind};
 use crate::local::root::Root;
-use crate::local::scan::{Scan, ScanOptions, Seen};
+use crate::local::scan::{Scan, Seen};
 use crate::local::stat::FileType;
 use crate::model::manners::{Action, Manners};
 
@@ -359,7 +359,7 @@ impl Worker {
         // The guard marks one batch while the next is looked for.
         std::thread::scope(|scope| {
             let (mut ahead, guard) = (Ahead::new(scope), &guard);
-            for seen in Scan::new(tree, &RelPath::root(), ScanOptions::default())? {
+            for seen in Scan::new(tree, &RelPath::root(), self.recaller.scan_options())? {
                 let Seen::Entry(path, stat) = seen? else { continue };
                 let large = stat.kind == FileType::File && stat.size > 4096;
                 let fits = large

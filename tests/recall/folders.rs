@@ -139,3 +139,27 @@ fn a_folder_and_its_clone_beside_it_are_guarded_apart() {
 fn a_folder_and_its_clone_on_another_disk_are_guarded_apart() {
     apart(Two::cloned(true));
 }
+
+#[test]
+fn what_is_stashed_by_way_of_a_mount_of_ones_own_is_filled_where_it_lies() {
+    let Some(two) = Two::cloned(false) else { return };
+    for at in 0..2 {
+        two.right(at, 0);
+        // Not all may be closed yet that the worker filled.
+        std::thread::sleep(Duration::from_millis(700));
+        let other = two.owned.guarded.beside();
+        two.owned.stash_bound(&two.folders[at].0, &other, OWNER, "0");
+        assert!(is_stub(&two.path(at, 0)));
+        let sick = two.worker(1 - at).expect("a worker");
+        kill(sick, libc::SIGSTOP);
+        let waits = open(&two.path(at, 0));
+        let start = Instant::now();
+        while !waits.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let done = waits.is_finished();
+        kill(sick, libc::SIGCONT);
+        assert!(done, "{at}: the other clone's worker is asked");
+        assert!(waits.join().unwrap().unwrap() == content(at, 0));
+    }
+}

@@ -1,12 +1,16 @@
 //! Scarcity: descriptors, many at once, and what others could do to the guard with them.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
+
+use ddr::local::guard::{Frame, Verb, send};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::races::{guarded, waiting};
 use super::trouble::same;
 use crate::support::content::noise;
 use crate::support::guarded::{Guard, Guarded, is_stub, wait_until};
-use crate::support::program;
+use crate::support::{Running, program};
 
 const SIZE: u64 = 20_000;
 
@@ -234,6 +238,73 @@ fn a_lease_that_is_held_on_a_stub_keeps_nobody_from_other_stubs() {
     drop(leased);
     for (i, other) in others.into_iter().enumerate() {
         assert!(other.join().unwrap().unwrap() == noise(i as u64, SIZE), "{i}");
+    }
+}
+
+/// A file on a file system that never answers: it can be opened as a mere name, and asked for nothing.
+struct Hung {
+    path: std::path::PathBuf,
+    /// Its only server.
+    device: Option<std::fs::File>,
+}
+
+impl Hung {
+    fn new(path: std::path::PathBuf) -> std::io::Result<Self> {
+        use std::os::{fd::AsRawFd, unix::ffi::OsStrExt};
+        let ours = crate::support::own_files();
+        let device = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
+        drop(ours);
+        std::fs::write(&path, "")?;
+        let point = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        let fd = device.as_raw_fd();
+        let data = format!("fd={fd},rootmode=100000,user_id=0,group_id=0,allow_other\0");
+        let (kind, data) = (c"fuse".as_ptr(), data.as_ptr().cast());
+        // SAFETY: strings that outlive the call.
+        match unsafe { libc::mount(c"hung".as_ptr(), point.as_ptr(), kind, libc::MS_NOSUID, data) } {
+            0 => Ok(Self { path, device: Some(device) }),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
+    fn open(&self) -> OwnedFd {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(&self.path, flags, rustix::fs::Mode::empty()).unwrap()
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Whoever waits for it gets an error.
+        self.device = None;
+        let gone = Command::new("umount").arg("-l").arg(&self.path).status();
+        assert!(gone.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_keeps_nobody_waiting_but_who_named_it() {
+    let Some(guarded) = guarded(&[]) else { return };
+    (0..3).for_each(|i| guarded.write(i.to_string(), &noise(i, SIZE)));
+    guarded.stash();
+    let hung = match Hung::new(guarded.outside().join("hung")) {
+        Ok(hung) => hung,
+        Err(e) => return crate::support::say(&format!("a hung file system was passed over: {e}")),
+    };
+    for flag in 0..3 {
+        let kind = SocketType::SEQPACKET;
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(guarded.sandbox.guard_socket()).unwrap()).unwrap();
+        let mark = Frame { flag, number: 1, ..Frame::new(Verb::Mark) };
+        send(socket.as_fd(), &mark, &[hung.open().as_fd()]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Whoever is connected sees stubs as what they are.
+        let mut other = Command::new("cat");
+        guarded.sandbox.settle(&mut other);
+        other.arg(guarded.at(flag.to_string()));
+        let mut other = Running::spawn(other, "cat".into());
+        other.wait_at_most(std::time::Duration::from_secs(20));
+        let seen = other.wait().expect(&[0]).unwrap().stdout;
+        assert!(seen == String::from_utf8_lossy(&noise(flag.into(), SIZE)), "{}", &seen[..20]);
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::races::guarded;
 use crate::support::content::noise;
-use crate::support::guarded::{Guarded, is_stub};
+use crate::support::guarded::{Guarded, is_stub, is_unsettled, obstacle, wait_until};
 use crate::support::{Running, say};
 
 fn content(name: &str) -> Vec<u8> {
@@ -90,5 +90,28 @@ fn below_an_overlay_a_stub_is_never_taken_for_its_content() {
         Ok(_) => assert_eq!(b3(&guarded.beside().join("copy")), blake3::hash(&content("lower")).to_string()),
         Err(e) if e.contains("Some(77)") => say("overlays were passed over: none can be mounted here"),
         Err(e) => assert!(e.contains("Some(78)"), "an error is allowed, this is not: {e}"),
+    }
+}
+
+#[test]
+fn on_another_file_system_within_the_folder_a_stub_is_its_content() {
+    if let Some(why) = obstacle(&["btrfs"]) {
+        return say(&format!("a folder of several file systems was passed over: {why}"));
+    }
+    let mut guarded = Guarded::unguarded("btrfs", 2 << 30).unwrap_or_else(|e| panic!("{e}"));
+    let made = Command::new("btrfs").args(["subvolume", "create"]).arg(guarded.at("other")).output();
+    assert!(made.is_ok_and(|made| made.status.success()));
+    guarded.configure("[scan]\ncross_devices = true");
+    guarded.start(&[]);
+    let path = guarded.at("other/file");
+    for anew in [false, true] {
+        guarded.write("other/file", &noise(1, 100_000));
+        guarded.stash();
+        assert!(is_stub(&path));
+        if anew {
+            guarded.start(&[]);
+        }
+        assert!(std::fs::read(&path).unwrap() == noise(1, 100_000), "{:?}", guarded.guard().said());
+        wait_until("it is settled", || !is_unsettled(&path));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::races::{guarded, waiting};
 use super::trouble::same;
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guarded, is_filling, is_stub, is_unsettled, wait_until};
+use crate::support::guarded::{Guarded, is_filling, is_stub, is_unsettled, kill, wait_until};
 use crate::support::{scale, seed};
 
 pub const SIZE: u64 = 300_001;
@@ -61,6 +61,22 @@ fn a_guard_that_is_told_to_stop_says_what_it_leaves_and_refuses_who_waits() {
     assert!(said.iter().any(|line| line.contains("3 stubs are unguarded")), "{said:?}");
     let error = reader.join().unwrap().expect_err("rather an error than the stub");
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
+}
+
+#[test]
+fn a_guard_that_is_stopped_does_not_stop_commands() {
+    let Some(guarded) = guarded(&[]) else { return };
+    stubs(&guarded, 1);
+    guarded.write("new", &noise(1, SIZE));
+    kill(guarded.guard().id(), libc::SIGSTOP);
+    let outputs = [&["status"][..], &["stash", "new"]].map(|words| guarded.sandbox.run(words));
+    kill(guarded.guard().id(), libc::SIGCONT);
+    let [status, stash] = outputs;
+    assert!(status.stdout.contains("access is off: the guard does not answer"), "{status:?}");
+    assert!(stash.code == Some(4) && stash.stderr.contains("does not answer"), "{stash:?}");
+    assert!(!is_stub(&guarded.at("new")), "nobody would be told to wait for it");
+    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
+    guarded.stash();
 }
 
 #[test]

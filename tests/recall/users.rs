@@ -92,6 +92,20 @@ impl Owned {
         Running::spawn(command, line.into()).wait()
     }
 
+    /// Stashes a file of a folder as this user, who sees the folder at another place only.
+    pub fn stash_bound(&self, folder: &std::path::Path, at: &std::path::Path, user: u32, file: &str) {
+        let mut command = Command::new("unshare");
+        self.guarded.sandbox.settle(&mut command);
+        let line = "mount --bind \"$1\" \"$2\" && cd \"$2\" && \
+            exec setpriv --reuid $3 --regid $3 --clear-groups \"$ddr\" stash \"$4\"";
+        command.args(["-m", "sh", "-c", line, "sh"]).args([folder, at]).args([&user.to_string(), file]);
+        command.env("HOME", self.guarded.outside().join(format!("home-{user}"))).env("ddr", &self.bin);
+        for name in ["CACHE", "STATE", "CONFIG", "DATA"] {
+            command.env_remove(format!("XDG_{name}_HOME"));
+        }
+        Running::spawn(command, line.into()).wait().expect(&[0]).unwrap();
+    }
+
     fn ok(&self, line: &str) -> String {
         let output = self.run(OWNER, line).expect(&[0]);
         output.unwrap_or_else(|e| panic!("{e}\n{:?}", self.guarded.guard.as_ref().map(Guard::said))).stdout
@@ -227,7 +241,7 @@ fn nobody_has_files_guarded_that_no_worker_would_fill() {
         words.map(|word| u128::from_str_radix(word, 16).unwrap().to_be_bytes()).collect();
     let his = FolderId(*ids.first().unwrap_or_else(|| panic!("an id in {toml}")));
     let invented = FolderId([7; 16]);
-    let path = owned.guarded.outside().join("alone");
+    let path = owned.guarded.beside().join("alone");
     // Root would choose the worker by the file's owner, and there is none.
     for (user, folder) in [(OTHER, invented), (OTHER, his), (OWNER, invented), (0, invented)] {
         std::fs::write(&path, [7; 100_000]).unwrap();
@@ -342,6 +356,56 @@ fn files_in_hand_of_one_user_are_bounded_and_others_wait_as_ever() {
     for (n, reader) in his.into_iter().enumerate() {
         assert!(reader.join().unwrap().unwrap() == content(n + 4), "{n}");
     }
+}
+
+#[test]
+fn who_truncates_is_counted_too() {
+    use std::os::fd::AsRawFd;
+    const COUNT: usize = 8;
+    let Some(mut owned) = owned() else { return };
+    let paths: Vec<PathBuf> = (0..COUNT).map(|n| owned.folder().join(n.to_string())).collect();
+    owned.ok("for n in 0 1 2 3 4 5 6 7; do head -c 100000 /dev/urandom > $n; chmod 666 $n; done; \
+        \"$ddr\" stash .");
+    // Their owner can open stubs as they are only while there is no guard.
+    owned.guarded.guard = None;
+    let lease = |path: &PathBuf| {
+        let file = std::fs::File::open(path).unwrap();
+        // SAFETY: plain integers. The signal by which it is wanted back must not end the test.
+        let leased = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) == 0
+        };
+        assert!(leased, "{}", std::io::Error::last_os_error());
+        file
+    };
+    let ours = crate::support::own_files();
+    let leased: Vec<_> = paths.iter().map(lease).collect();
+    drop(ours);
+    owned.start_with(&["--user-files", "3"]);
+    let truncate = |path: PathBuf| std::fs::File::options().write(true).truncate(true).open(path).map(|_| ());
+    let as_other = |paths: Vec<PathBuf>| {
+        std::thread::spawn(move || {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, OTHER, OTHER, OTHER) }, 0);
+            paths.into_iter().map(truncate).collect::<Vec<_>>()
+        })
+    };
+    let openers: Vec<_> = paths.iter().map(|path| as_other(vec![path.clone()])).collect();
+    let done = || openers.iter().filter(|opener| opener.is_finished()).count();
+    wait_until("five are refused", || done() == 5);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(done(), 5, "three wait for the leases");
+    drop(leased);
+    let results: Vec<_> = openers.into_iter().flat_map(|opener| opener.join().unwrap()).collect();
+    let errors: Vec<_> = results.into_iter().filter_map(Result::err).map(|e| e.raw_os_error()).collect();
+    assert_eq!(errors, [Some(libc::EBUSY); 5]);
+    // Who has done it counts no longer as soon as that is seen, and one thread is in one open at a time.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for result in as_other(paths.clone()).join().unwrap() {
+        result.unwrap();
+    }
+    assert!(paths.iter().all(|path| std::fs::metadata(path).unwrap().len() == 0));
+    wait_until("no mark is left", || owned.guarded.guard().marks() == 0);
 }
 
 #[test]
