@@ -10,7 +10,7 @@ use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
-use crate::local::guard::{Guard, MOST_FDS};
+use crate::local::guard::{Guard, Hold, MOST_FDS};
 use crate::local::root::Root;
 
 /// Who guards a folder, if anybody.
@@ -82,10 +82,10 @@ impl Held {
     }
 
     /// The file of this place in the list whose openers wait at the guard; `None` if nobody's do.
-    pub fn file(&self, i: usize) -> Result<Option<(u64, u64)>> {
+    pub fn file(&self, i: usize) -> Result<Option<Hold<'_>>> {
         match (&self.guard, self.inodes.get(i)) {
             (None, _) => Ok(None),
-            (Some(_), Some(Some(inode))) => Ok(Some(*inode)),
+            (Some(guard), Some(Some(inode))) => Ok(Some(guard.held(*inode))),
             (Some(_), _) => Err(Error::Changed("it was gone for a moment".into())),
         }
     }

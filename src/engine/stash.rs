@@ -33,7 +33,7 @@ use crate::format::key::Keys;
 use crate::format::seal::Opener;
 use crate::format::stub::StubHead;
 use crate::history::{History, LocalRow};
-use crate::local::guard::Guard;
+use crate::local::guard::{Guard, Hold};
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
 use crate::local::root::Root;
@@ -551,7 +551,7 @@ fn may_be_half_way(error: &Error) -> bool {
     !matches!(error, Error::Refused(_) | Error::Changed(_))
 }
 
-fn convert_one(s: &Shared, candidate: &Candidate, item: &Item, held: Option<(u64, u64)>) -> Result<Stat> {
+fn convert_one(s: &Shared, candidate: &Candidate, item: &Item, held: Option<Hold>) -> Result<Stat> {
     let row = &candidate.row;
     let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
     let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head, held };

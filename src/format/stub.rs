@@ -152,6 +152,11 @@ impl InodeMark {
         Self { state, kind: head.body.kind, folder, body: head.body.id, mtime: head.mtime, inode: 0 }
     }
 
+    /// Whether it is one of this folder's.
+    pub fn is_of(&self, folder: FolderId) -> bool {
+        folder.0.starts_with(&self.folder)
+    }
+
     /// Version, state, kind, 0; folder 12; body 32; seconds 8; nanoseconds 4; inode 4.
     pub fn encode(&self) -> [u8; 64] {
         let mut out = [0u8; 64];

@@ -9,8 +9,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
@@ -223,6 +224,31 @@ pub fn receive(socket: BorrowedFd) -> rustix::io::Result<Option<(Frame, Vec<Owne
     Ok(Frame::decode(&bytes[..len]).map(|frame| (frame, files)))
 }
 
+/// A file whose openers a guard keeps waiting, as long as it is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold<'a> {
+    /// Device and inode number.
+    pub inode: (u64, u64),
+    connection: &'a Mutex<OwnedFd>,
+}
+
+impl<'a> Hold<'a> {
+    /// A hold that ends with this connection.
+    pub fn new(inode: (u64, u64), connection: &'a Mutex<OwnedFd>) -> Self {
+        Self { inode, connection }
+    }
+
+    /// Fails once the guard is gone: the next one knows nothing of the hold, and has let openers in or will.
+    pub fn check(&self) -> Result<()> {
+        let socket = lock(self.connection);
+        let mut ends = [PollFd::new(&*socket, PollFlags::RDHUP)];
+        match rustix::event::poll(&mut ends, Some(&Timespec::default())) {
+            Ok(0) => Ok(()),
+            _ => Err(lost(rustix::io::Errno::PIPE)),
+        }
+    }
+}
+
 /// A connection to the guard that looks after a folder. As long as it is open, this process reads
 /// stubs as what they are.
 #[derive(Debug)]
@@ -272,6 +298,11 @@ impl Guard {
         Ok(known.into_iter().map(|standing| standing == Standing::New).collect())
     }
 
+    /// That a file is held, where [`Self::hold`] said so.
+    pub fn held(&self, inode: (u64, u64)) -> Hold<'_> {
+        Hold::new(inode, &self.socket)
+    }
+
     /// Marks files that are stubs already; what was known of them. Who opens one that is new waits until its
     /// worker has judged it.
     pub fn mark(&self, files: &[OwnedFd]) -> Result<Vec<Standing>> {
@@ -304,7 +335,7 @@ impl Guard {
     /// bytes done and in all; `ticket`, `code`: thread; `flag` 1 if at work; `text`: the file), and how many
     /// there are, should they not all be told.
     pub fn waiting(&self) -> Result<(Vec<Frame>, u64)> {
-        let socket = self.lock();
+        let socket = lock(&self.socket);
         let mut out = Vec::new();
         send(socket.as_fd(), &self.signed(&Frame::new(Verb::List)), &[]).map_err(lost)?;
         loop {
@@ -322,7 +353,7 @@ impl Guard {
     }
 
     fn ask(&self, frame: &Frame, files: &[BorrowedFd]) -> Result<Frame> {
-        let socket = self.lock();
+        let socket = lock(&self.socket);
         let sent = send(socket.as_fd(), &self.signed(frame), files);
         // Whoever is turned away is told so behind the news that nobody listens to him.
         let answer = match receive(socket.as_fd()) {
@@ -350,11 +381,11 @@ impl Guard {
     fn signed(&self, frame: &Frame) -> Frame {
         Frame { folder: self.folder, ..frame.clone() }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
-        // A panic elsewhere leaves the socket as usable as it was.
-        self.socket.lock().unwrap_or_else(|e| e.into_inner())
-    }
+fn lock(socket: &Mutex<OwnedFd>) -> MutexGuard<'_, OwnedFd> {
+    // A panic elsewhere leaves the socket as usable as it was.
+    socket.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 fn lost(e: rustix::io::Errno) -> Error {

@@ -218,12 +218,12 @@ impl Guard {
     /// Whose worker is to fill a client's file: its own, if it is one; else that of the place where it lies.
     /// Root works on anybody's folder: the file's owner's, if he has one there; else root's; else whose the
     /// folder is.
-    fn home_of(
+    pub(super) fn home_of(
         &self,
         state: &State,
         peer: Peer,
         folder: FolderId,
-        file: &OwnedFd,
+        file: &impl AsRawFd,
         owner: u32,
     ) -> Option<Home> {
         let known = state.workers.keys().chain(&state.served).copied();

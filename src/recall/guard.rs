@@ -2,7 +2,7 @@
 //!
 //! Promises that nobody who opens a marked stub is let in before a worker said that its content is
 //! there or the deadline has passed with an error, and that a dead worker is replaced and asked anew.
-//! Reads no file, knows no store and no history, and parses nothing but the kernel's events; what clients
+//! Reads no file (only whether one carries the mark of a stub), knows no store and no history, and parses nothing but the kernel's events; what clients
 //! say is `recall::clients`'.
 
 use std::collections::{HashMap, HashSet};
@@ -17,9 +17,11 @@ use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
+use super::handle::Birth;
 use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::local::guard::{Frame, Verb, try_send};
+use crate::local::inspect::marked;
 
 /// How the guard is to work.
 #[derive(Clone, Debug)]
@@ -209,20 +211,41 @@ impl Guard {
         if opener.user != 0 && state.waits_of(opener.user) >= self.options.limits.files {
             return self.group.refuse(&event, libc::EBUSY);
         }
-        let user = opener.user;
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
-        match state.desk.event(inode, user, self.now(), waiter) {
-            Verdict::Allow(waiter) if state.served.len() < self.awaited => {
-                let since = self.now();
-                state.strangers.push(Stranger { inode, since, waiter });
-            }
+        let stranger = Stranger { inode, since: self.now(), waiter };
+        match state.served.len() < self.awaited && !state.desk.knows(inode) {
+            true => state.strangers.push(stranger),
+            false => self.admit_or_ask(&mut state, stranger),
+        }
+    }
+
+    /// Lets an opener in whose file nobody guards, and asks about any other.
+    fn admit_or_ask(&self, state: &mut State, stranger: Stranger) {
+        let Stranger { inode, since, waiter } = stranger;
+        if self.awaited > 0 && !state.desk.knows(inode) {
+            self.take_up(state, inode, &waiter.event.file);
+        }
+        match state.desk.event(inode, waiter.opener.user, since, waiter) {
             Verdict::Allow(waiter) => {
                 let _ = self.group.unmark(&waiter.event.file);
                 self.group.allow_at_once(waiter.event);
             }
-            Verdict::Wait(number, true) => self.ask(&mut state, &[number]),
+            Verdict::Wait(number, true) => self.ask(state, &[number]),
             Verdict::Wait(_, false) => {}
         }
+    }
+
+    /// Guards a file that no worker has named but that carries the mark of a stub: a command was just about to
+    /// make it one when the guard before us ended.
+    fn take_up(&self, state: &mut State, inode: Inode, file: &File) {
+        let (Ok(Some(mark)), Ok(stat)) = (marked(file), rustix::fs::fstat(file)) else { return };
+        let (user, none) = (stat.st_uid, Peer { user: stat.st_uid, process: 0, worker: None });
+        let fits = |home: &&Home| home.0 == user && mark.is_of(home.1);
+        let Some(folder) = state.served.iter().find(fits).map(|home| home.1) else { return };
+        let Some(home) = self.home_of(state, none, folder, file, user) else { return };
+        state.desk.mark(inode, Birth::of(file), home, None);
+        // Whether somebody had it open for writing before, nobody has looked.
+        state.desk.judge(inode, |_| true, true);
     }
 
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
@@ -230,20 +253,10 @@ impl Guard {
         let all = state.served.len() >= self.awaited;
         let limit = self.now().saturating_sub(self.within(0));
         for stranger in std::mem::take(&mut state.strangers) {
-            let Stranger { inode, since, waiter } = stranger;
-            if !all && !state.desk.knows(inode) {
-                match since < limit {
-                    true => self.group.refuse(&waiter.event, libc::EIO),
-                    false => state.strangers.push(Stranger { inode, since, waiter }),
-                }
-                continue;
-            }
-            match state.desk.event(inode, waiter.opener.user, since, waiter) {
-                Verdict::Allow(waiter) => {
-                    let _ = self.group.unmark(&waiter.event.file);
-                    self.group.allow(&waiter.event);
-                }
-                Verdict::Wait(number, _) => self.ask(state, &[number]),
+            match all || state.desk.knows(stranger.inode) {
+                true => self.admit_or_ask(state, stranger),
+                false if stranger.since < limit => self.group.refuse(&stranger.waiter.event, libc::EIO),
+                false => state.strangers.push(stranger),
             }
         }
     }

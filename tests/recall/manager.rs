@@ -1,9 +1,10 @@
 //! A guard whose event group a service manager keeps: it ends, and the next one takes over.
 
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use super::races::{guarded, waiting};
 use super::restart::{SIZE, stubs};
 use super::users::OTHER;
 use crate::support::content::noise;
-use crate::support::guarded::{Guard, Guarded, wait_until};
+use crate::support::guarded::{Guard, Guarded, is_stub, kill, wait_until};
 use crate::support::program;
 
 /// What a service manager keeps of a guard.
@@ -170,6 +171,49 @@ fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
     }
     assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
     wait_until("all are full", || guarded.guard().marks() == 0);
+}
+
+/// Stops a process where it has no lease on what looks like a stub already: who opens that would wait for it.
+fn freeze_at_work(id: i32, paths: &[PathBuf]) {
+    let small: HashMap<u64, &PathBuf> =
+        paths.iter().map(|path| (std::fs::metadata(path).unwrap().ino(), path)).collect();
+    wait_until("it is not about to end one", || {
+        kill(id, libc::SIGSTOP);
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let theirs = locks.lines().filter(|line| line.contains("LEASE") && line.contains(&format!(" {id} ")));
+        let mut inodes = theirs.filter_map(|line| line.split([' ', ':']).rev().nth(2)?.parse().ok());
+        let good = !inodes.any(|inode: u64| small.get(&inode).is_none_or(|path| is_stub(path)));
+        if !good {
+            kill(id, libc::SIGCONT);
+        }
+        good
+    });
+}
+
+#[test]
+fn what_is_being_stashed_while_the_guard_is_replaced_ends_guarded_or_stays() {
+    const COUNT: u64 = 800;
+    const SMALL: u64 = 20_001;
+    let Some((mut guarded, manager, kept)) = managed(1) else { return };
+    let paths: Vec<_> = (0..COUNT).map(|i| guarded.at(format!("more{i}"))).collect();
+    (0..).zip(&paths).for_each(|(i, path)| std::fs::write(path, noise(i, SMALL)).unwrap());
+    let mut command = Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    let mut stash = command.args(["stash", "."]).spawn().unwrap();
+    wait_until("it has begun", || paths.iter().any(|path| is_stub(path)));
+    freeze_at_work(stash.id() as i32, &paths);
+    let left = paths.iter().filter(|path| !is_stub(path)).count();
+    guarded.guard.as_mut().unwrap().kill();
+    let guard = manager.start(&guarded, Some(&kept));
+    guard.wait_for(" guarded (");
+    guarded.guard = Some(guard);
+    kill(stash.id() as i32, libc::SIGCONT);
+    let code = stash.wait().unwrap().code();
+    for (i, path) in (0..).zip(&paths) {
+        let seen = std::fs::read(path).unwrap();
+        assert!(seen == noise(i, SMALL), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
+    }
+    assert!(left == 0 || code == Some(4), "{left} were left, and it ended with {code:?}");
 }
 
 #[test]
