@@ -10,6 +10,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::engine::folder::locate;
+use crate::recall::handover;
 
 /// The first line of every unit that is ours.
 const MARK: &str = "# Written by `ddr service install`; `ddr service remove` takes it away.";
@@ -124,6 +125,7 @@ WantedBy=default.target
 /// The guard. Its event group stays with systemd while it is restarted, so that nobody is let in meanwhile, and
 /// is released when it is stopped. Workers that a killed guard left are killed: nobody would answer them.
 fn guard_text(program: &str, folders: &str) -> String {
+    let most = handover::MOST;
     format!(
         "{MARK}
 [Unit]
@@ -137,7 +139,9 @@ ExecStart={program} guard {folders}
 Restart=always
 RestartSec=100ms
 KillMode=mixed
-FileDescriptorStoreMax=16
+RuntimeDirectory=ddr
+RuntimeDirectoryPreserve=restart
+FileDescriptorStoreMax={most}
 FileDescriptorStorePreserve=restart
 OOMScoreAdjust=-900
 

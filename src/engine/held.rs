@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::folder::Folder;
 use crate::base::error::{Error, Result};
@@ -18,16 +19,32 @@ pub fn guard_of(folder: &Folder) -> Option<Arc<Guard>> {
     folder.guard.clone().filter(|guard| guard.serves())
 }
 
-/// The same at this moment: a guard may have come since the folder was opened. An error if there is one that
-/// does not talk to us: what we do would not be guarded.
-pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Result<Option<Arc<Guard>>> {
+const TURN: Duration = Duration::from_millis(20);
+/// How long a run waits in all for a guard that is about to come.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same at this moment: a guard may have come since the folder was opened. One that is just being started again is
+/// waited for, with a `patience` that this takes from: it may not see what we do meanwhile. An error if there is one
+/// that does not talk to us: what we do would not be guarded.
+pub fn guard_now(
+    known: Option<&Arc<Guard>>,
+    folder: FolderId,
+    patience: &mut Duration,
+) -> Result<Option<Arc<Guard>>> {
     if let Some(guard) = known.filter(|guard| guard.serves()) {
         return Ok(Some(Arc::clone(guard)));
     }
-    let Some(guard) = Guard::connect(folder) else { return Ok(None) };
-    match guard.refusal() {
-        Some(why) => Err(Error::Refused(why.into())),
-        None => Ok(Some(guard).filter(Guard::serves).map(Arc::new)),
+    loop {
+        let guard = Guard::connect(folder);
+        if let Some(why) = guard.as_ref().and_then(Guard::refusal) {
+            return Err(Error::Refused(why.into()));
+        }
+        let comes = guard.as_ref().map_or_else(Guard::is_restarting, Guard::comes);
+        if !comes || patience.is_zero() {
+            return Ok(guard.filter(Guard::serves).map(Arc::new));
+        }
+        std::thread::sleep(TURN);
+        *patience = patience.saturating_sub(TURN);
     }
 }
 

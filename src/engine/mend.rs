@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::content::Content;
 use super::folder::Folder;
@@ -121,7 +122,8 @@ fn mend_named(
     let before = stats.stubs;
     let settled = try_one(folder, remotes, Known { task, item, held: None }, at, stats);
     let guarded = || {
-        let guard = guard_now(folder.guard.as_ref(), folder.id)?;
+        let mut patience = Duration::ZERO;
+        let guard = guard_now(folder.guard.as_ref(), folder.id, &mut patience)?;
         Held::take(guard.as_ref(), folder.tree()?, std::iter::once(at))?.release(|_| true)
     };
     if stats.stubs > before

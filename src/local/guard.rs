@@ -37,7 +37,7 @@ pub fn socket_path() -> PathBuf {
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
+    /// A process introduces itself and names its folder; it hears whether that is served (`flag` 1), or will be (2). A worker sends the folder's root and, in `number`, for
     /// how many milliseconds an opener may wait (0: as long as is usual); it may have files guarded once that
     /// was answered.
     Hello = 1,
@@ -256,6 +256,7 @@ pub struct Guard {
     socket: Mutex<OwnedFd>,
     folder: FolderId,
     serves: bool,
+    comes: bool,
     guarded: u64,
     /// Why it does not talk to us.
     refusal: Option<String>,
@@ -264,12 +265,13 @@ pub struct Guard {
 impl Guard {
     /// Connects; `None` if no guard runs. One that does not talk to us serves nobody.
     pub fn connect(folder: FolderId) -> Option<Self> {
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
-        connect(&socket, &SocketAddrUnix::new(socket_path()).ok()?).ok()?;
-        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0, refusal: None };
+        let socket = Mutex::new(dial().ok()?);
+        let mut guard = Self { socket, folder, serves: false, comes: false, guarded: 0, refusal: None };
         match guard.ask(&Frame::new(Verb::Hello), &[]) {
-            Ok(answer) => (guard.serves, guard.guarded) = (answer.flag == 1, answer.number),
+            Ok(answer) => {
+                (guard.serves, guard.comes) = (answer.flag == 1, answer.flag == 2);
+                guard.guarded = answer.number;
+            }
             Err(Error::Refused(why)) => guard.refusal = Some(why),
             Err(e) => guard.refusal = Some(e.to_string()),
         }
@@ -279,6 +281,17 @@ impl Guard {
     /// Whether it guards this folder, with a worker that can fill stubs.
     pub fn serves(&self) -> bool {
         self.serves
+    }
+
+    /// Whether it is about to: a worker that may be the folder's has not looked around yet.
+    pub fn comes(&self) -> bool {
+        self.comes
+    }
+
+    /// Whether there is none at this moment, but one is about to come: its manager has kept the place where
+    /// the last one listened.
+    pub fn is_restarting() -> bool {
+        dial().is_err_and(|e| e == rustix::io::Errno::CONNREFUSED)
     }
 
     /// Why it does not talk to us, if so.
@@ -386,6 +399,12 @@ impl Guard {
 fn lock(socket: &Mutex<OwnedFd>) -> MutexGuard<'_, OwnedFd> {
     // A panic elsewhere leaves the socket as usable as it was.
     socket.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn dial() -> rustix::io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &SocketAddrUnix::new(socket_path())?)?;
+    Ok(socket)
 }
 
 fn lost(e: rustix::io::Errno) -> Error {

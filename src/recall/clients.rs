@@ -81,8 +81,14 @@ impl Guard {
         }
         match frame.verb {
             Verb::Hello => {
-                let flag = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
-                let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
+                let serves = state.served.iter().any(|home| may_serve(peer, frame.folder, *home));
+                let flag = match state.parted.is_none() {
+                    true if serves => 1,
+                    true => 2 * u8::from(self.may_come(&state, peer, frame.folder)),
+                    // The next one, soon.
+                    false => 2,
+                };
+                let (flag, number) = (flag, state.desk.marked_of(peer.user) as u64);
                 Some(Frame { flag, number, ..done })
             }
             // The kernel drops those that there is no room for.
@@ -114,6 +120,16 @@ impl Guard {
             }
             _ => Some(Frame { code: libc::EINVAL, ..done }),
         }
+    }
+
+    /// Whether a worker that has not looked around yet may be one of this folder.
+    fn may_come(&self, state: &State, peer: Peer, folder: FolderId) -> bool {
+        let mut unserved =
+            (0..self.places.len()).filter(|place| !state.served.iter().any(|home| home.2 == *place));
+        unserved.any(|place| {
+            let its = state.workers.keys().find(|home| home.2 == place);
+            its.is_none_or(|home| may_serve(peer, folder, *home))
+        })
     }
 
     /// What a worker says, and what it is answered.

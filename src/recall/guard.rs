@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
 use super::desk::{Client, Desk, Home, Inode, Verdict};
 use super::fanotify::{Event, Group};
 use super::handle::Birth;
+use super::handover;
 use super::opener::{Opener, Whereabouts, belongs, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::local::guard::{Frame, Verb, try_send};
@@ -100,6 +101,8 @@ pub(super) struct State {
     /// Openers of files that an earlier guard marked, and that no worker has named yet.
     strangers: Vec<Stranger>,
     truncating: Vec<Truncating>,
+    /// Whose openers were left to the next guard, which is to come: `None` as long as this one stays.
+    pub parted: Option<Vec<u32>>,
     /// ddr's own processes: they see stubs as what they are.
     pub processes: HashMap<Client, Peer>,
     /// Nobody is made to wait any more.
@@ -107,6 +110,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether anybody waits.
+    fn is_waited_for(&self) -> bool {
+        self.desk.waiting().next().is_some() || !self.strangers.is_empty()
+    }
+
     /// How many openers of a user wait, known or not.
     fn waits_of(&self, user: u32) -> usize {
         let strangers = self.strangers.iter().filter(|stranger| stranger.waiter.opener.user == user);
@@ -133,6 +141,8 @@ pub struct Guard {
     /// Threads that read events, and how often they did.
     readers: AtomicUsize,
     reads: AtomicU64,
+    /// Shared from the reading of an event on until it is taken care of.
+    turn: RwLock<()>,
     start: Instant,
     pub(super) options: Options,
     /// The roots of the folders it looks after.
@@ -148,7 +158,19 @@ impl Guard {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
         let awaited = if adopted { places.len() } else { 0 };
-        Self { group, state: Mutex::default(), clients, readers, reads, start, options, places, awaited }
+        let turn = RwLock::default();
+        Self {
+            group,
+            state: Mutex::default(),
+            clients,
+            readers,
+            reads,
+            turn,
+            start,
+            options,
+            places,
+            awaited,
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -164,13 +186,14 @@ impl Guard {
     /// event's descriptor may wait for a lease.
     pub fn watch(&self, helps: bool) -> Result<()> {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        while !helps || self.group.is_unread(IDLE) {
+        while self.group.is_unread(IDLE) || !helps {
+            let _turn = self.turn.read().unwrap_or_else(|e| e.into_inner());
             match self.group.read(&mut |event| self.opened(event)) {
                 Err(e) if e.raw_os_error() == Some(libc::EPROTO) => {
                     return Err(Error::io("reading", "the kernel's events", e));
                 }
-                // If not read, it was a signal, or an event whose file could not be opened: the kernel has
-                // refused it already.
+                // If not read, another thread had it, it was a signal, or an event whose file could not be
+                // opened: the kernel has refused it already.
                 Ok(()) | Err(_) => self.reads.fetch_add(1, Ordering::Relaxed),
             };
         }
@@ -189,12 +212,16 @@ impl Guard {
         }
     }
 
-    fn opened(&self, event: Event) {
+    /// Somebody opens a file.
+    pub fn opened(&self, event: Event) {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
         let inode = inode_of(&stat);
         let mut state = self.state();
         if state.processes.values().any(|peer| is_of(event.thread, *peer)) {
             return self.group.allow_at_once(event);
+        }
+        if state.parted.is_some() {
+            return self.leave(&mut state, event);
         }
         if state.closed {
             return self.group.refuse(&event, libc::EIO);
@@ -216,6 +243,19 @@ impl Guard {
         match state.served.len() < self.awaited && !state.desk.knows(inode) {
             true => state.strangers.push(stranger),
             false => self.admit_or_ask(&mut state, stranger),
+        }
+    }
+
+    /// Leaves an opener to the next guard.
+    fn leave(&self, state: &mut State, event: Event) {
+        let user = Opener::of(event.thread).user;
+        let parted = state.parted.get_or_insert_default();
+        if user != 0 && parted.iter().filter(|other| **other == user).count() >= handover::MOST / 8 {
+            return self.group.refuse(&event, libc::EBUSY);
+        }
+        match handover::leave_opener(event) {
+            Ok(()) => parted.push(user),
+            Err(event) => self.group.refuse(&event, libc::EIO),
         }
     }
 
@@ -353,6 +393,27 @@ impl Guard {
     pub(super) fn within(&self, asked: u64) -> u64 {
         let wanted = if asked == 0 { USUAL.as_millis() as u64 } else { asked };
         wanted.min(self.options.deadline.as_millis() as u64)
+    }
+
+    /// Leaves who comes from now on to the next guard, and gives those who wait so long to be served.
+    pub fn part(&self, patience: Duration) {
+        let since = Instant::now();
+        self.state().parted = Some(Vec::new());
+        while since.elapsed() < patience && self.state().is_waited_for() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Reads no more events: what comes now, the next guard finds. Waits so long for a thread that is at one.
+    pub fn stop_reading(&self, patience: Duration) {
+        let since = Instant::now();
+        while since.elapsed() < patience {
+            if let Ok(turn) = self.turn.try_write() {
+                // For as long as the process lasts.
+                return std::mem::forget(turn);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Ends it: whoever waits gets an error rather than the stub. Yields how many stubs are unguarded

@@ -12,6 +12,7 @@ pub mod fanotify;
 pub mod found;
 pub mod guard;
 pub mod handle;
+pub mod handover;
 pub mod opener;
 pub mod probe;
 pub mod queue;

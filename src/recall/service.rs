@@ -5,7 +5,7 @@
 //! announced with how much it leaves unguarded. Decides nothing about openers.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use rustix::net::{
     socketpair, sockopt,
 };
 
-use super::fanotify::Group;
+use super::fanotify::{Event, Group};
 use super::guard::{Guard, Options, Peer};
+use super::handover;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 
@@ -81,11 +82,14 @@ fn home_of(user: u32) -> Option<PathBuf> {
 pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
     charges.sort_by(|a, b| a.root.cmp(&b.root));
     charges.dedup_by(|a, b| a.root == b.root);
-    let (group, adopted) = group(options.accesses)?;
+    let found = handover::take()?;
+    let adopted = found.group.is_some();
+    let group = group(found.group, &found.openers, options.accesses)?;
     let listener = listener(&options.socket)?;
     let places = charges.iter().map(|charge| charge.root.clone()).collect();
     let guard = Arc::new(Guard::new(group, options.clone(), places, adopted));
-    keep(&guard);
+    handover::leave_group(guard.group());
+    found.openers.into_iter().for_each(|event| guard.opened(event));
     // A thread whose work never ends is a thread that ends with the process.
     spawn(&guard, |guard| watch(guard, false));
     spawn(&guard, |guard| guard.sweep());
@@ -102,11 +106,16 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
         (0..helpers).for_each(|_| spawn(&guard, |guard| watch(guard, true)));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
+    if handover::is_managed() {
+        guard.part(PARTING);
+    }
     let left = guard.close();
     guard.dismiss(PARTING);
-    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
-    // Only ours: a newer guard may listen there by now.
-    let _ = std::fs::remove_file(&options.socket);
+    guard.stop_reading(PARTING);
+    if !handover::keeps(&options.socket) {
+        let _ = std::fs::remove_file(&options.socket);
+    }
     if left > 0 {
         eprintln!("ddr guard: stopped; {left} stubs are unguarded until it runs again");
     }
@@ -127,15 +136,13 @@ fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
     drop(std::thread::Builder::new().spawn(move || run(&guard)));
 }
 
-/// The group that the service manager kept for us (`true`), or a new one.
-fn group(accesses: bool) -> Result<(Group, bool)> {
-    if let Some(number) = sd_notify::listen_fds().ok().and_then(|mut fds| fds.next()) {
-        // SAFETY: handed to this process by its service manager, and taken once.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        let group = Group::adopt(fd, accesses).map_err(|e| Error::io("taking over", "an event group", e))?;
-        return Ok((group, true));
+/// The group that the service manager kept for us, or a new one.
+fn group(kept: Option<OwnedFd>, openers: &[Event], accesses: bool) -> Result<Group> {
+    if let Some(fd) = kept {
+        let adopted = Group::adopt(fd, accesses, openers);
+        return adopted.map_err(|e| Error::io("taking over", "an event group", e));
     }
-    Group::new(accesses).map(|group| (group, false)).map_err(|e| match e.raw_os_error() {
+    Group::new(accesses).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => Error::Refused(
             "the kernel lets only root guard files; run: sudo ddr guard DIR, or: ddr service install".into(),
         ),
@@ -144,13 +151,6 @@ fn group(accesses: bool) -> Result<(Group, bool)> {
         ),
         _ => Error::io("making", "an event group", e),
     })
-}
-
-/// Leaves the group with the service manager, so that nobody is let in while this process restarts. It lets go of
-/// it when the service stops for good.
-fn keep(guard: &Guard) {
-    use sd_notify::NotifyState::{FdName, FdStore};
-    let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[guard.group()]);
 }
 
 fn listener(path: &Path) -> Result<OwnedFd> {
