@@ -8,6 +8,7 @@ use crate::base::units;
 use crate::engine::folder::locate;
 use crate::local::guard::socket_path;
 use crate::recall::guard::{Limits, Options};
+use crate::recall::handover;
 use crate::recall::service::{self, Charge};
 
 /// Arguments of `ddr guard`.
@@ -37,12 +38,14 @@ pub struct GuardArgs {
 /// Guards folders until it is told to stop.
 pub fn run(session: &Session, args: &GuardArgs) -> Result<()> {
     let charges = args.dirs.iter().map(|dir| {
-        let peer = locate(&session.cwd.join(dir))?;
-        let root = match peer.file_name().is_some_and(|name| name == ".ddr") {
-            true => peer.parent().unwrap_or(&peer).to_path_buf(),
-            false => return Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
-        };
-        Charge::new(root)
+        let dir = session.cwd.join(dir);
+        match locate(&dir) {
+            // The disk may come later, and the other folders do not wait for it.
+            Err(Error::NoFolder(_)) if handover::is_managed() => Ok(Charge::awaited(dir)),
+            Err(e) => Err(e),
+            Ok(peer) if peer.ends_with(".ddr") => Charge::new(peer.parent().unwrap_or(&peer).to_path_buf()),
+            Ok(_) => Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
+        }
     });
     let options = Options {
         deadline: units::parse_duration(&args.deadline)?,

@@ -123,7 +123,8 @@ WantedBy=default.target
 }
 
 /// The guard. Its event group stays with systemd while it is restarted, so that nobody is let in meanwhile, and
-/// is released when it is stopped. Workers that a killed guard left are killed: nobody would answer them.
+/// is released when it is stopped. It is there before anybody logs in, and ends for good where nothing mends by
+/// itself (wrong words, no permission). Workers that a killed guard left are killed: nobody would answer them.
 fn guard_text(program: &str, folders: &str) -> String {
     let most = handover::MOST;
     format!(
@@ -131,6 +132,7 @@ fn guard_text(program: &str, folders: &str) -> String {
 [Unit]
 Description=ddr guard: opening a stub brings its content back
 After=local-fs.target
+Before=systemd-user-sessions.service
 StartLimitIntervalSec=0
 
 [Service]
@@ -138,6 +140,7 @@ Type=notify
 ExecStart={program} guard {folders}
 Restart=always
 RestartSec=100ms
+RestartPreventExitStatus=2 4
 KillMode=mixed
 RuntimeDirectory=ddr
 RuntimeDirectoryPreserve=restart

@@ -20,6 +20,8 @@ pub struct WorkerArgs {
 
 /// Fills stubs for the guard on standard input.
 pub fn run(session: &Session, args: &WorkerArgs) -> Result<()> {
+    // The guard starts it under another name.
+    let _ = rustix::thread::set_name(c"ddr");
     let dir = locate(&session.cwd.join(&args.dir))?;
     let config = Config::load(&dir.join("config.toml"))?;
     let socket =

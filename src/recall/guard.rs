@@ -152,12 +152,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard over this group, of folders in these places. Where an earlier guard has marked files (`adopted`),
-    /// those that come before all workers have looked around must wait.
-    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, adopted: bool) -> Self {
+    /// A guard over this group, of folders in these places. Where an earlier guard has marked files, those that come
+    /// before so many workers (`awaited`) have looked around must wait.
+    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, awaited: usize) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let awaited = if adopted { places.len() } else { 0 };
         let turn = RwLock::default();
         Self {
             group,
@@ -452,6 +451,11 @@ impl Guard {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How many workers have looked around.
+    pub fn served(&self) -> usize {
+        self.state().served.len()
     }
 
     /// Whether it has ended.

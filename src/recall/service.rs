@@ -30,6 +30,8 @@ pub struct Charge {
     root: PathBuf,
     user: u32,
     group: u32,
+    /// Whether it was there when the guard began.
+    is_there: bool,
 }
 
 impl Charge {
@@ -44,13 +46,18 @@ impl Charge {
         if !meta.is_dir() || !file.is_file() || meta.uid() != above.uid() || meta.uid() != file.uid() {
             return Err(Error::Refused(format!("{} and its .ddr are not of one user", root.display())));
         }
-        Ok(Self { root, user: meta.uid(), group: meta.gid() })
+        Ok(Self { root, user: meta.uid(), group: meta.gid(), is_there: true })
+    }
+
+    /// A folder that is to come here.
+    pub fn awaited(root: PathBuf) -> Self {
+        Self { root, user: u32::MAX, group: u32::MAX, is_there: false }
     }
 
     /// Starts its worker, with the guard on standard input.
     fn start(&self, socket: OwnedFd) -> io::Result<Child> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").arg(&self.root).stdin(Stdio::from(socket)).current_dir(&self.root);
+        let mut command = Command::new(OURSELVES);
+        command.arg0("ddr").arg("worker").arg(&self.root).stdin(Stdio::from(socket)).current_dir(&self.root);
         command.env_remove("NOTIFY_SOCKET");
         if self.user != rustix::process::geteuid().as_raw() {
             command.uid(self.user).gid(self.group);
@@ -68,8 +75,14 @@ impl Charge {
     }
 }
 
+/// This very program: an update may have put another where it lay, or nothing yet.
+pub(super) const OURSELVES: &str = "/proc/self/exe";
+
 /// How long workers may finish what they have in hand when the guard ends.
 const PARTING: Duration = Duration::from_secs(5);
+
+/// How long those who are to start after the guard wait for folders to be looked through.
+const BEGINNING: Duration = Duration::from_secs(10);
 
 /// A user's home directory.
 fn home_of(user: u32) -> Option<PathBuf> {
@@ -87,7 +100,8 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
     let group = group(found.group, &found.openers, options.accesses)?;
     let listener = listener(&options.socket)?;
     let places = charges.iter().map(|charge| charge.root.clone()).collect();
-    let guard = Arc::new(Guard::new(group, options.clone(), places, adopted));
+    let there = charges.iter().filter(|charge| charge.is_there).count();
+    let guard = Arc::new(Guard::new(group, options.clone(), places, if adopted { there } else { 0 }));
     handover::leave_group(guard.group());
     found.openers.into_iter().for_each(|event| guard.opened(event));
     // A thread whose work never ends is a thread that ends with the process.
@@ -97,9 +111,12 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
     for (place, charge) in charges.into_iter().enumerate() {
         spawn(&guard, move |guard| supervise(guard, &charge, place));
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut stuck = None;
+    let (mut stuck, mut ready, since) = (None, false, Instant::now());
     while !cancel.is_cancelled() {
+        // Whoever is to come after us comes when stubs are guarded; but no folder that cannot be keeps him for ever.
+        if !ready && (guard.served() >= there || since.elapsed() > BEGINNING) {
+            ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]).is_ok();
+        }
         std::thread::sleep(Duration::from_millis(100));
         let (now, helpers) = guard.is_stuck(stuck);
         stuck = now;
@@ -144,7 +161,7 @@ fn group(kept: Option<OwnedFd>, openers: &[Event], accesses: bool) -> Result<Gro
     }
     Group::new(accesses).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => Error::Refused(
-            "the kernel lets only root guard files; run: sudo ddr guard DIR, or: ddr service install".into(),
+            "the kernel lets only root guard files, and containers only with CAP_SYS_ADMIN and fanotify_init; run: sudo ddr guard DIR, or: sudo ddr service install --system DIR".into(),
         ),
         Some(libc::EINVAL | libc::ENOSYS) => Error::Unsupported(
             "this kernel has no permission events (CONFIG_FANOTIFY_ACCESS_PERMISSIONS)".into(),
@@ -193,12 +210,17 @@ fn accept(guard: &Arc<Guard>, listener: &OwnedFd) {
 /// Keeps a folder's worker alive.
 fn supervise(guard: &Arc<Guard>, charge: &Charge, place: usize) {
     const PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
-    let mut pause = PAUSES.start;
+    let (mut pause, mut said) = (PAUSES.start, String::new());
     while !guard.is_closed() {
         let begun = Instant::now();
-        if let Err(e) = serve_once(guard, charge, place) {
-            eprintln!("ddr guard: the worker of {} did not start: {e}", charge.root.display());
+        // Its disk may have gone since, or come.
+        let now = Charge::new(charge.root.clone()).map_err(|e| e.to_string());
+        let done = now.and_then(|now| serve_once(guard, &now, place).map_err(|e| e.to_string()));
+        let why = done.err().unwrap_or_default();
+        if !why.is_empty() && why != said {
+            eprintln!("ddr guard: the worker of {} did not start: {why}", charge.root.display());
         }
+        said = why;
         pause = if begun.elapsed() > PAUSES.end { PAUSES.start } else { (pause * 2).min(PAUSES.end) };
         std::thread::sleep(pause);
     }

@@ -37,9 +37,13 @@ fn the_guards_unit_keeps_descriptors_and_comes_back() {
     assert!(shell.code("ddr service install --system --dry-run", 2).contains("needs its folders"));
     let unit = shell.ok("ddr service install --system . --dry-run");
     let start = format!(" guard {}\n", shell.sandbox.folder().display());
-    for line in
-        ["FileDescriptorStoreMax=1024", "FileDescriptorStorePreserve=restart", "Restart=always", &start]
-    {
+    for line in [
+        "FileDescriptorStoreMax=1024",
+        "FileDescriptorStorePreserve=restart",
+        "Restart=always",
+        "RestartPreventExitStatus=2 4",
+        &start,
+    ] {
         assert!(unit.contains(line), "{line} is missing:\n{unit}");
     }
 }

@@ -292,6 +292,23 @@ fn a_stash_waits_for_a_guard_that_is_being_started_again() {
 }
 
 #[test]
+fn a_folder_whose_disk_comes_later_keeps_no_other_waiting() {
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    let (later, away) = (guarded.sandbox.root().join("later"), guarded.sandbox.root().join("away"));
+    let mut command = Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    assert!(command.arg("init").arg(&later).status().unwrap().success());
+    std::fs::rename(&later, &away).unwrap();
+    guarded.guard.as_mut().unwrap().stop();
+    let guard = Guard::spawn(manager.command(&guarded, &format!("'{}'", later.display())));
+    guard.wait_for(" guarded (");
+    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
+    std::fs::rename(&away, &later).unwrap();
+    guard.wait_for(&format!(" guarded ({})", later.display()));
+    guarded.guard = Some(guard);
+}
+
+#[test]
 fn while_workers_are_awaited_one_user_cannot_have_all_of_the_guard_either() {
     let Some((mut guarded, manager)) = managed(8) else { return };
     let root = guarded.sandbox.root();
