@@ -22,8 +22,12 @@ fn the_users_unit_is_written_and_removed_and_a_foreign_one_stays() {
     shell.ok("ddr service install --user");
     shell.ok("ddr service remove --dry-run");
     assert!(path.exists());
+    let wants = path.with_file_name("default.target.wants");
+    std::fs::create_dir(&wants).unwrap();
+    std::os::unix::fs::symlink(&path, wants.join("ddr.service")).unwrap();
     shell.ok("ddr service remove");
     assert!(!path.exists());
+    assert!(!wants.join("ddr.service").is_symlink(), "nor is it enabled any more");
     assert!(shell.code("ddr service remove", 1).contains("not found"));
     std::fs::write(&path, "[Unit]\nDescription=mine\n").unwrap();
     assert!(shell.code("ddr service install", 4).contains("was not written by ddr service"));
