@@ -39,12 +39,14 @@ pub struct GuardArgs {
 pub fn run(session: &Session, args: &GuardArgs) -> Result<()> {
     let charges = args.dirs.iter().map(|dir| {
         let dir = session.cwd.join(dir);
-        match locate(&dir) {
-            // The disk may come later, and the other folders do not wait for it.
-            Err(Error::NoFolder(_)) if handover::is_managed() => Ok(Charge::awaited(dir)),
-            Err(e) => Err(e),
-            Ok(peer) if peer.ends_with(".ddr") => Charge::new(peer.parent().unwrap_or(&peer).to_path_buf()),
-            Ok(_) => Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
+        let charge = locate(&dir).and_then(|peer| match peer.parent().filter(|_| peer.ends_with(".ddr")) {
+            Some(root) => Charge::new(root.to_path_buf()),
+            None => Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
+        });
+        match charge {
+            // Its disk may come later, or its owner may have spoiled it: no other folder is to go without guard for that.
+            Err(_) if handover::is_managed() => Ok(Charge::awaited(dir)),
+            charge => charge,
         }
     });
     let options = Options {

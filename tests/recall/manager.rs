@@ -292,16 +292,21 @@ fn a_stash_waits_for_a_guard_that_is_being_started_again() {
 }
 
 #[test]
-fn a_folder_whose_disk_comes_later_keeps_no_other_waiting() {
+fn a_folder_whose_disk_comes_later_or_that_is_refused_keeps_no_other_waiting() {
     let Some((mut guarded, manager)) = managed(1) else { return };
     let (later, away) = (guarded.sandbox.root().join("later"), guarded.sandbox.root().join("away"));
     let mut command = Command::new(program());
     guarded.sandbox.settle(&mut command);
     assert!(command.arg("init").arg(&later).status().unwrap().success());
     std::fs::rename(&later, &away).unwrap();
+    let odd = guarded.sandbox.root().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(guarded.at(".ddr"), odd.join(".ddr")).unwrap();
     guarded.guard.as_mut().unwrap().stop();
-    let guard = Guard::spawn(manager.command(&guarded, &format!("'{}'", later.display())));
+    let guard =
+        Guard::spawn(manager.command(&guarded, &format!("'{}' '{}'", later.display(), odd.display())));
     guard.wait_for(" guarded (");
+    guard.wait_for("are not of one user");
     assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
     std::fs::rename(&away, &later).unwrap();
     guard.wait_for(&format!(" guarded ({})", later.display()));
