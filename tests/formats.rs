@@ -357,7 +357,7 @@ fn stub_headers_are_frozen() {
 
 #[test]
 fn inode_marks_are_frozen() {
-    let of = |state| InodeMark { mount: [0x11; 12], ..InodeMark::of(&stub_head(), state) };
+    let of = |state| InodeMark { mount: [0x11; 6], ..InodeMark::of(&stub_head(), state) };
     let (filling, filled) = (of(MarkState::Filling), of(MarkState::Filled));
     let bytes = golden("inode-mark.bin", &filling.encode());
     both("inode-mark.bin", &bytes, &filling, &filling.encode(), InodeMark::decode);

@@ -8,6 +8,7 @@ use crate::base::units;
 use crate::engine::folder::locate;
 use crate::local::guard::socket_path;
 use crate::recall::guard::{Limits, Options};
+use crate::recall::handover;
 use crate::recall::service::{self, Charge};
 
 /// Arguments of `ddr guard`.
@@ -37,12 +38,16 @@ pub struct GuardArgs {
 /// Guards folders until it is told to stop.
 pub fn run(session: &Session, args: &GuardArgs) -> Result<()> {
     let charges = args.dirs.iter().map(|dir| {
-        let peer = locate(&session.cwd.join(dir))?;
-        let root = match peer.file_name().is_some_and(|name| name == ".ddr") {
-            true => peer.parent().unwrap_or(&peer).to_path_buf(),
-            false => return Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
-        };
-        Charge::new(root)
+        let dir = session.cwd.join(dir);
+        let charge = locate(&dir).and_then(|peer| match peer.parent().filter(|_| peer.ends_with(".ddr")) {
+            Some(root) => Charge::new(root.to_path_buf()),
+            None => Err(Error::Invalid(format!("{} has no files to guard", dir.display()))),
+        });
+        match charge {
+            // Its disk may come later, or its owner may have spoiled it: no other folder is to go without guard for that.
+            Err(_) if handover::is_managed() => Ok(Charge::awaited(dir)),
+            charge => charge,
+        }
     });
     let options = Options {
         deadline: units::parse_duration(&args.deadline)?,

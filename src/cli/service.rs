@@ -10,6 +10,7 @@ use serde_json::json;
 use super::session::Session;
 use crate::base::error::{Error, Result};
 use crate::engine::folder::locate;
+use crate::recall::handover;
 
 /// The first line of every unit that is ours.
 const MARK: &str = "# Written by `ddr service install`; `ddr service remove` takes it away.";
@@ -48,11 +49,18 @@ struct Unit {
     text: String,
     /// `systemctl`, as its user would call it.
     control: &'static str,
+    /// With what it starts once it is enabled.
+    target: &'static str,
 }
 
 impl Unit {
     fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What `systemctl enable` makes.
+    fn link(&self) -> PathBuf {
+        self.path.with_file_name(format!("{}.wants", self.target)).join(self.name())
     }
 }
 
@@ -79,7 +87,8 @@ fn daemon(program: &Path) -> Result<Unit> {
     let config =
         config.ok_or_else(|| Error::Invalid("no config directory: set HOME or XDG_CONFIG_HOME".into()))?;
     let path = config.join("systemd/user/ddr.service");
-    Ok(Unit { path, text: daemon_text(&quoted(program)?), control: "systemctl --user" })
+    let text = daemon_text(&quoted(program)?);
+    Ok(Unit { path, text, control: "systemctl --user", target: "default.target" })
 }
 
 /// The roots of folders, as words of a command.
@@ -94,7 +103,8 @@ fn folders(session: &Session, dirs: &[PathBuf]) -> Result<Vec<String>> {
 
 fn guard(program: &Path, folders: &[String]) -> Result<Unit> {
     let path = Path::new(SYSTEM).join("ddr-guard.service");
-    Ok(Unit { path, text: guard_text(&quoted(program)?, &folders.join(" ")), control: "systemctl" })
+    let text = guard_text(&quoted(program)?, &folders.join(" "));
+    Ok(Unit { path, text, control: "systemctl", target: "multi-user.target" })
 }
 
 /// The user's daemon. It may take its time to stop: what is in hand is finished.
@@ -122,13 +132,16 @@ WantedBy=default.target
 }
 
 /// The guard. Its event group stays with systemd while it is restarted, so that nobody is let in meanwhile, and
-/// is released when it is stopped. Workers that a killed guard left are killed: nobody would answer them.
+/// is released when it is stopped. It is there before anybody logs in, and ends for good where nothing mends by
+/// itself (wrong words, no permission). Workers that a killed guard left are killed: nobody would answer them.
 fn guard_text(program: &str, folders: &str) -> String {
+    let most = handover::MOST;
     format!(
         "{MARK}
 [Unit]
 Description=ddr guard: opening a stub brings its content back
 After=local-fs.target
+Before=systemd-user-sessions.service
 StartLimitIntervalSec=0
 
 [Service]
@@ -136,8 +149,11 @@ Type=notify
 ExecStart={program} guard {folders}
 Restart=always
 RestartSec=100ms
+RestartPreventExitStatus=2 4
 KillMode=mixed
-FileDescriptorStoreMax=16
+RuntimeDirectory=ddr
+RuntimeDirectoryPreserve=restart
+FileDescriptorStoreMax={most}
 FileDescriptorStorePreserve=restart
 OOMScoreAdjust=-900
 
@@ -187,6 +203,10 @@ fn remove(session: &Session, unit: &Unit, dry_run: bool) -> Result<()> {
     refuse_foreign(&unit.path)?;
     if dry_run {
         return session.out.answer(format!("would remove {path}"));
+    }
+    let link = unit.link();
+    if link.is_symlink() {
+        std::fs::remove_file(&link).map_err(|e| Error::io("removing", &link, e))?;
     }
     std::fs::remove_file(&unit.path).map_err(|e| Error::io("removing", &unit.path, e))?;
     session.out.json(&json!({ "type": "unit", "path": path, "installed": false }))?;

@@ -25,6 +25,8 @@ pub fn run(session: &Session, args: &WorkerArgs) -> Result<()> {
         // SAFETY: ignoring a signal runs nothing.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    // The guard starts it under another name.
+    let _ = rustix::thread::set_name(c"ddr");
     let dir = locate(&session.cwd.join(&args.dir))?;
     let config = Config::load(&dir.join("config.toml"))?;
     let socket =

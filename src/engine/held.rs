@@ -5,12 +5,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::folder::Folder;
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::base::path::RelPath;
-use crate::local::guard::{Guard, MOST_FDS};
+use crate::local::guard::{Guard, Hold, MOST_FDS};
 use crate::local::root::Root;
 
 /// Who guards a folder, if anybody.
@@ -18,16 +19,32 @@ pub fn guard_of(folder: &Folder) -> Option<Arc<Guard>> {
     folder.guard.clone().filter(|guard| guard.serves())
 }
 
-/// The same at this moment: a guard may have come since the folder was opened. An error if there is one that
-/// does not talk to us: what we do would not be guarded.
-pub fn guard_now(known: Option<&Arc<Guard>>, folder: FolderId) -> Result<Option<Arc<Guard>>> {
+const TURN: Duration = Duration::from_millis(20);
+/// How long a run waits in all for a guard that is about to come.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same at this moment: a guard may have come since the folder was opened. One that is just being started again is
+/// waited for, with a `patience` that this takes from: it may not see what we do meanwhile. An error if there is one
+/// that does not talk to us: what we do would not be guarded.
+pub fn guard_now(
+    known: Option<&Arc<Guard>>,
+    folder: FolderId,
+    patience: &mut Duration,
+) -> Result<Option<Arc<Guard>>> {
     if let Some(guard) = known.filter(|guard| guard.serves()) {
         return Ok(Some(Arc::clone(guard)));
     }
-    let Some(guard) = Guard::connect(folder) else { return Ok(None) };
-    match guard.refusal() {
-        Some(why) => Err(Error::Refused(why.into())),
-        None => Ok(Some(guard).filter(Guard::serves).map(Arc::new)),
+    loop {
+        let guard = Guard::connect(folder);
+        if let Some(why) = guard.as_ref().and_then(Guard::refusal) {
+            return Err(Error::Refused(why.into()));
+        }
+        let comes = guard.as_ref().map_or_else(Guard::is_restarting, Guard::comes);
+        if !comes || patience.is_zero() {
+            return Ok(guard.filter(Guard::serves).map(Arc::new));
+        }
+        std::thread::sleep(TURN);
+        *patience = patience.saturating_sub(TURN);
     }
 }
 
@@ -82,10 +99,10 @@ impl Held {
     }
 
     /// The file of this place in the list whose openers wait at the guard; `None` if nobody's do.
-    pub fn file(&self, i: usize) -> Result<Option<(u64, u64)>> {
+    pub fn file(&self, i: usize) -> Result<Option<Hold<'_>>> {
         match (&self.guard, self.inodes.get(i)) {
             (None, _) => Ok(None),
-            (Some(_), Some(Some(inode))) => Ok(Some(*inode)),
+            (Some(guard), Some(Some(inode))) => Ok(Some(guard.held(*inode))),
             (Some(_), _) => Err(Error::Changed("it was gone for a moment".into())),
         }
     }

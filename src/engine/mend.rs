@@ -9,10 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::content::Content;
 use super::folder::Folder;
-use super::held::Held;
+use super::held::{Held, guard_now};
 use super::materialise::began_in_this_mount;
 use super::rebuild;
 use super::remotes::Remotes;
@@ -27,7 +28,7 @@ use crate::base::units::count;
 use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
-use crate::local::guard::Guard;
+use crate::local::guard::{Guard, Hold};
 use crate::local::inode::{Target, clear_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
@@ -96,8 +97,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         let mut settled = true;
         for item in items {
             let at = item.path.clone();
-            let known = Known { task: *task, item, held: None };
-            settled &= try_one(folder, &remotes, known, &at, &mut stats);
+            settled &= mend_named(folder, &remotes, (*task, item), &at, &mut stats);
             if let Some(ino) = item.ino.filter(|ino| !lies_at(folder, &at, *ino)) {
                 elsewhere.insert(ino, (*task, item, file));
             }
@@ -108,7 +108,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     for (ino, at) in find(folder, &elsewhere)? {
         let (task, item, file) = elsewhere[&ino];
-        if !try_one(folder, &remotes, Known { task, item, held: None }, &at, &mut stats) {
+        if !mend_named(folder, &remotes, (task, item), &at, &mut stats) {
             open.push(file.to_path_buf());
         }
     }
@@ -121,6 +121,30 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     folder.waiting = stats.waiting.clone();
     Ok(stats)
+}
+
+/// Mends a file that an intent names, and has it guarded if it ends as a stub: a guard that came meanwhile may
+/// never have heard of it.
+fn mend_named(
+    folder: &Folder,
+    remotes: &Remotes,
+    (task, item): (Task, &Item),
+    at: &RelPath,
+    stats: &mut MendStats,
+) -> bool {
+    let before = stats.stubs;
+    let settled = try_one(folder, remotes, Known { task, item, held: None }, at, stats);
+    let guarded = || {
+        let mut patience = Duration::ZERO;
+        let guard = guard_now(folder.guard.as_ref(), folder.id, &mut patience)?;
+        Held::take(guard.as_ref(), folder.tree()?, std::iter::once(at))?.release(|_| true)
+    };
+    if stats.stubs > before
+        && let Err(e) = guarded()
+    {
+        report(folder.context.progress.as_ref(), at, e);
+    }
+    settled
 }
 
 /// Mends the files that a worker was filling when it died; their marks tell. Those who wait for one of them are kept
@@ -291,7 +315,7 @@ struct Known<'a> {
     task: Task,
     item: &'a Item,
     /// The file whose openers wait at the guard, if it has them wait.
-    held: Option<(u64, u64)>,
+    held: Option<Hold<'a>>,
 }
 
 fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &mut MendStats) -> Result<()> {

@@ -30,7 +30,7 @@ use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::fill::Filling;
-use crate::local::guard::Guard;
+use crate::local::guard::{Guard, Hold};
 use crate::local::inode::{Target, clear_mark, doubt_mark, set_atime, set_mtime};
 use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
 use crate::local::intent::{self, Item, Task};
@@ -202,10 +202,10 @@ impl Recaller {
     pub fn recall_ahead(&self, path: &RelPath) -> Result<Option<Filled>> {
         let Some(guard) = &self.guard else { return Ok(None) };
         // The lease that begins the filling allows no other descriptor.
-        let open = |wanted| {
+        let open = |wanted: Option<Hold>| {
             let file = self.tree.open_file(path, RootAccess::Read)?;
             let stat = Stat::of(&file).map_err(|e| Error::io("inspecting", "a stub", e))?;
-            match Some((stat.dev, stat.ino)) == wanted {
+            match wanted.is_some_and(|hold| hold.inode == (stat.dev, stat.ino)) {
                 true => Ok(file),
                 // What was filled keeps its mark, which explains it.
                 false => Err(Error::Changed("another file lies there by now".into())),

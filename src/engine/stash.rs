@@ -8,12 +8,13 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::behind::pushed;
 use super::commit::{self, Settled};
 use super::config::NeedGuard;
 use super::folder::Folder;
-use super::held::{Held, guard_now, guard_of};
+use super::held::{Held, PATIENCE, guard_now, guard_of};
 use super::hold;
 use super::manifests::{Asked, records_of_all};
 use super::place::still_hashes_to;
@@ -33,7 +34,7 @@ use crate::format::key::Keys;
 use crate::format::seal::Opener;
 use crate::format::stub::StubHead;
 use crate::history::{History, LocalRow};
-use crate::local::guard::Guard;
+use crate::local::guard::{Guard, Hold};
 use crate::local::inode::Target;
 use crate::local::intent::{Intent, Item, Task};
 use crate::local::root::Root;
@@ -119,8 +120,9 @@ impl Run {
                 "this folder makes no stubs while on-demand access is off (stash.guard); start the guard with: sudo ddr guard DIR, or pass --unguarded".into(),
             ));
         }
+        let mut patience = PATIENCE;
         // One that refuses us would do so after everything was placed.
-        guard_now(folder.guard.as_ref(), folder.id)?;
+        guard_now(folder.guard.as_ref(), folder.id, &mut patience)?;
         let need = required_copies(folder, &remotes, copies)?;
         Ok(Self { remotes, need, pinned: Pinned::of(folder)? })
     }
@@ -177,7 +179,8 @@ fn round(folder: &mut Folder, run: &Run, paths: &[RelPath], options: &StashOptio
         Ok(false)
     })?;
     let shared = Shared::new(folder, &targets, *need)?;
-    let mut freeing = Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new() };
+    let mut freeing =
+        Freeing { shared, stats: StashStats { ..stats }, waiting: Vec::new(), patience: PATIENCE };
     // Room is made at once by what need not be read.
     free_ready(folder, remotes, &mut freeing, ready)?;
     freeing.free(&mut folder.history)?;
@@ -374,6 +377,8 @@ struct Freeing {
     shared: Shared,
     stats: StashStats,
     waiting: Vec<Candidate>,
+    /// With a guard that is about to come.
+    patience: Duration,
 }
 
 impl Freeing {
@@ -501,7 +506,7 @@ impl Freeing {
             })
             .unzip();
         // A guard that refuses us leaves nothing to be mended.
-        let guard = guard_now(s.guard.as_ref(), s.folder)?;
+        let guard = guard_now(s.guard.as_ref(), s.folder, &mut self.patience)?;
         let intents = Intent::begin_all(&s.intents, Task::Stash, &items, BATCH)?;
         let held = match Held::take(guard.as_ref(), &s.tree, items.iter().map(|item| &item.path)) {
             Ok(held) => held,
@@ -555,7 +560,7 @@ fn may_be_half_way(error: &Error) -> bool {
     !matches!(error, Error::Refused(_) | Error::Changed(_))
 }
 
-fn convert_one(s: &Shared, candidate: &Candidate, item: &Item, held: Option<(u64, u64)>) -> Result<Stat> {
+fn convert_one(s: &Shared, candidate: &Candidate, item: &Item, held: Option<Hold>) -> Result<Stat> {
     let row = &candidate.row;
     let expect = Fingerprint { ino: row.ino, size: row.size, mtime: row.mtime, ctime: row.ctime };
     let target = Target { root: &s.tree, path: &row.path, keys: &s.keys, head: &item.head, held };

@@ -128,6 +128,9 @@ pub enum MarkState {
     Filled,
 }
 
+/// A mount of a file system, as good as unique: 0 for none.
+pub type MountId = [u8; 6];
+
 /// The 64-byte extended attribute: small enough to stay inside the inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InodeMark {
@@ -136,7 +139,9 @@ pub struct InodeMark {
     /// Whether the body is a manifest.
     pub kind: Kind,
     /// In which mount of its file system it is being filled, or was. 0 where that is unknown, and in a stub's mark.
-    pub mount: [u8; 12],
+    pub mount: MountId,
+    /// The folder (its first 6 bytes).
+    pub folder: [u8; 6],
     /// The body.
     pub body: RecordId,
     /// Modification time to restore when filled.
@@ -149,10 +154,18 @@ pub struct InodeMark {
 impl InodeMark {
     /// The mark that goes with a header.
     pub fn of(head: &StubHead, state: MarkState) -> Self {
-        Self { state, kind: head.body.kind, mount: [0; 12], body: head.body.id, mtime: head.mtime, inode: 0 }
+        let mut folder = [0; 6];
+        folder.copy_from_slice(&head.folder.0[..6]);
+        let (kind, body) = (head.body.kind, head.body.id);
+        Self { state, kind, mount: MountId::default(), folder, body, mtime: head.mtime, inode: 0 }
     }
 
-    /// Version, state, kind, 0; mount 12; body 32; seconds 8; nanoseconds 4; inode 4.
+    /// Whether it is one of this folder's.
+    pub fn is_of(&self, folder: FolderId) -> bool {
+        folder.0.starts_with(&self.folder)
+    }
+
+    /// Version, state, kind, 0; folder 6; mount 6; body 32; seconds 8; nanoseconds 4; inode 4.
     pub fn encode(&self) -> [u8; 64] {
         let mut out = [0u8; 64];
         out[0] = 1;
@@ -162,7 +175,8 @@ impl InodeMark {
             MarkState::Filled => 3,
         };
         out[2] = self.kind.byte();
-        out[4..16].copy_from_slice(&self.mount);
+        out[4..10].copy_from_slice(&self.folder);
+        out[10..16].copy_from_slice(&self.mount);
         out[16..48].copy_from_slice(&self.body.0);
         out[48..56].copy_from_slice(&self.mtime.secs.to_le_bytes());
         out[56..60].copy_from_slice(&self.mtime.nanos.to_le_bytes());
@@ -185,6 +199,7 @@ impl InodeMark {
         };
         let kind = Kind::from_byte(r.u8()?)?;
         let zero = r.u8()?;
+        let folder = r.array()?;
         let mount = r.array()?;
         let body = RecordId(r.array()?);
         let secs = i64::from_le_bytes(r.array()?);
@@ -194,7 +209,7 @@ impl InodeMark {
             return Err(bad("fields out of range"));
         }
         r.end()?;
-        Ok(Self { state, kind, mount, body, mtime: Time { secs, nanos }, inode })
+        Ok(Self { state, kind, folder, mount, body, mtime: Time { secs, nanos }, inode })
     }
 }
 
@@ -239,7 +254,7 @@ mod tests {
     #[test]
     fn marks_round_trip_in_64_bytes() {
         for state in [MarkState::Stub, MarkState::Filling, MarkState::Filled] {
-            let mark = InodeMark { mount: [7; 12], inode: 9, ..InodeMark::of(&head(), state) };
+            let mark = InodeMark { mount: [7; 6], inode: 9, ..InodeMark::of(&head(), state) };
             assert_eq!(InodeMark::decode(&mark.encode()).expect("own mark"), mark);
         }
     }

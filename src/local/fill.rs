@@ -41,7 +41,8 @@ impl Filling {
     /// Takes the file exclusively and checks that it is the stub of `target.head`.
     pub fn begin(target: &Target) -> Result<Self> {
         let mut held = target.open()?;
-        if target.held.is_some() {
+        // A guard that is gone keeps nobody out; the lease does.
+        if target.held.is_some_and(|hold| hold.check().is_ok()) {
             held.rely_on_guard();
         }
         Self::of(held, target.keys, target.head)

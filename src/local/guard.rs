@@ -9,9 +9,10 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
@@ -40,7 +41,7 @@ pub fn socket_path() -> PathBuf {
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
-    /// A process introduces itself and names its folder. A worker sends the folder's root and, in `number`, for
+    /// A process introduces itself and names its folder; it hears whether that is served (`flag` 1), or will be (2). A worker sends the folder's root and, in `number`, for
     /// how many milliseconds an opener may wait (0: as long as is usual); it may have files guarded once that
     /// was answered.
     Hello = 1,
@@ -227,6 +228,31 @@ pub fn receive(socket: BorrowedFd) -> rustix::io::Result<Option<(Frame, Vec<Owne
     Ok(Frame::decode(&bytes[..len]).map(|frame| (frame, files)))
 }
 
+/// A file whose openers a guard keeps waiting, as long as it is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold<'a> {
+    /// Device and inode number.
+    pub inode: (u64, u64),
+    connection: &'a Mutex<OwnedFd>,
+}
+
+impl<'a> Hold<'a> {
+    /// A hold that ends with this connection.
+    pub fn new(inode: (u64, u64), connection: &'a Mutex<OwnedFd>) -> Self {
+        Self { inode, connection }
+    }
+
+    /// Fails once the guard is gone: the next one knows nothing of the hold, and has let openers in or will.
+    pub fn check(&self) -> Result<()> {
+        let socket = lock(self.connection);
+        let mut ends = [PollFd::new(&*socket, PollFlags::RDHUP)];
+        match rustix::event::poll(&mut ends, Some(&Timespec::default())) {
+            Ok(0) => Ok(()),
+            _ => Err(lost(rustix::io::Errno::PIPE)),
+        }
+    }
+}
+
 /// A connection to the guard that looks after a folder. As long as it is open, this process reads
 /// stubs as what they are.
 #[derive(Debug)]
@@ -234,6 +260,7 @@ pub struct Guard {
     socket: Mutex<OwnedFd>,
     folder: FolderId,
     serves: bool,
+    comes: bool,
     guarded: u64,
     /// Why it does not talk to us.
     refusal: Option<String>,
@@ -242,24 +269,23 @@ pub struct Guard {
 impl Guard {
     /// Connects; `None` if no guard runs. One that does not talk to us serves nobody.
     pub fn connect(folder: FolderId) -> Option<Self> {
-        Self::connect_at(SocketAddrUnix::new(socket_path()).ok()?, folder, PATIENCE)
+        Self::connect_at(&SocketAddrUnix::new(socket_path()).ok()?, folder, PATIENCE)
     }
 
-    fn connect_at(address: SocketAddrUnix, folder: FolderId, patience: Duration) -> Option<Self> {
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).ok()?;
-        // Sending, since that is what connecting to one that takes nobody in any more waits by.
-        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, direction, Some(patience)).ok()?;
-        }
-        let hello = match connect(&socket, &address) {
+    fn connect_at(address: &SocketAddrUnix, folder: FolderId, patience: Duration) -> Option<Self> {
+        let (socket, joined) = dial(address, patience).ok()?;
+        let hello = match joined {
             Ok(()) => None,
             Err(rustix::io::Errno::AGAIN) => Some(Err(lost(rustix::io::Errno::AGAIN))),
             Err(_) => return None,
         };
-        let mut guard = Self { socket: Mutex::new(socket), folder, serves: false, guarded: 0, refusal: None };
+        let socket = Mutex::new(socket);
+        let mut guard = Self { socket, folder, serves: false, comes: false, guarded: 0, refusal: None };
         match hello.unwrap_or_else(|| guard.ask(&Frame::new(Verb::Hello), &[])) {
-            Ok(answer) => (guard.serves, guard.guarded) = (answer.flag == 1, answer.number),
+            Ok(answer) => {
+                (guard.serves, guard.comes) = (answer.flag == 1, answer.flag == 2);
+                guard.guarded = answer.number;
+            }
             Err(Error::Refused(why)) => guard.refusal = Some(why),
             Err(e) => guard.refusal = Some(e.to_string()),
         }
@@ -269,6 +295,18 @@ impl Guard {
     /// Whether it guards this folder, with a worker that can fill stubs.
     pub fn serves(&self) -> bool {
         self.serves
+    }
+
+    /// Whether it is about to: a worker that may be the folder's has not looked around yet.
+    pub fn comes(&self) -> bool {
+        self.comes
+    }
+
+    /// Whether there is none at this moment, but one is about to come: its manager has kept the place where
+    /// the last one listened.
+    pub fn is_restarting() -> bool {
+        let dialled = SocketAddrUnix::new(socket_path()).and_then(|address| dial(&address, PATIENCE));
+        dialled.is_ok_and(|(_, joined)| joined == Err(rustix::io::Errno::CONNREFUSED))
     }
 
     /// Why it does not talk to us, if so.
@@ -286,6 +324,11 @@ impl Guard {
     pub fn hold(&self, files: &[OwnedFd]) -> Result<Vec<bool>> {
         let known = self.mark_as(files, 1)?;
         Ok(known.into_iter().map(|standing| standing == Standing::New).collect())
+    }
+
+    /// That a file is held, where [`Self::hold`] said so.
+    pub fn held(&self, inode: (u64, u64)) -> Hold<'_> {
+        Hold::new(inode, &self.socket)
     }
 
     /// Marks files that are stubs already; what was known of them. Who opens one that is new waits until its
@@ -320,7 +363,7 @@ impl Guard {
     /// bytes done and in all; `ticket`, `code`: thread; `flag` 1 if at work; `text`: the file), and how many
     /// there are, should they not all be told.
     pub fn waiting(&self) -> Result<(Vec<Frame>, u64)> {
-        let socket = self.lock();
+        let socket = lock(&self.socket);
         let mut out = Vec::new();
         send(socket.as_fd(), &self.signed(&Frame::new(Verb::List)), &[]).map_err(lost)?;
         loop {
@@ -338,7 +381,7 @@ impl Guard {
     }
 
     fn ask(&self, frame: &Frame, files: &[BorrowedFd]) -> Result<Frame> {
-        let socket = self.lock();
+        let socket = lock(&self.socket);
         let sent = send(socket.as_fd(), &self.signed(frame), files);
         // Whoever is turned away is told so behind the news that nobody listens to him.
         let answer = match receive(socket.as_fd()) {
@@ -366,11 +409,25 @@ impl Guard {
     fn signed(&self, frame: &Frame) -> Frame {
         Frame { folder: self.folder, ..frame.clone() }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
-        // A panic elsewhere leaves the socket as usable as it was.
-        self.socket.lock().unwrap_or_else(|e| e.into_inner())
+fn lock(socket: &Mutex<OwnedFd>) -> MutexGuard<'_, OwnedFd> {
+    // A panic elsewhere leaves the socket as usable as it was.
+    socket.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A socket, and whether the guard at this address took us in.
+fn dial(
+    address: &SocketAddrUnix,
+    patience: Duration,
+) -> rustix::io::Result<(OwnedFd, rustix::io::Result<()>)> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // Sending, since that is what connecting to one that takes nobody in any more waits by.
+    for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(&socket, direction, Some(patience))?;
     }
+    let joined = connect(&socket, address);
+    Ok((socket, joined))
 }
 
 /// Ends a connection on which no answer came. One that came later would be taken for that to another question.
@@ -408,7 +465,7 @@ mod tests {
     fn a_silent_guard_is_one_that_refuses_us_and_no_guard_is_none() {
         let (_temp, address, listener) = silent();
         let folder = FolderId([1; 16]);
-        let join = || Guard::connect_at(address.clone(), folder, Duration::from_millis(50));
+        let join = || Guard::connect_at(&address, folder, Duration::from_millis(50));
         // More than it has room for before it takes them in.
         let guards: Vec<_> = (0..5).map(|_| join().expect("somebody listens")).collect();
         assert!(guards.iter().all(|guard| !guard.serves()));
@@ -422,7 +479,7 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_is_not_taken_for_another() {
         let (_temp, address, listener) = silent();
-        let guard = Guard::connect_at(address, FolderId([1; 16]), Duration::from_millis(50));
+        let guard = Guard::connect_at(&address, FolderId([1; 16]), Duration::from_millis(50));
         let guard = guard.expect("somebody listens");
         let socket = rustix::net::accept(&listener).expect("a connection");
         let late = send(socket.as_fd(), &Frame::new(Verb::Done), &[]);

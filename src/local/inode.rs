@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
+use super::guard::Hold;
 use super::lease::{Lease, LeaseKind, LeaseRefused};
 use super::root::{Access, Root};
 use super::stat::{FileType, Fingerprint, Stat};
@@ -34,9 +35,9 @@ pub struct Target<'a> {
     pub keys: &'a Keys,
     /// What the stub says.
     pub head: &'a StubHead,
-    /// The file (device, inode) whose openers the guard makes wait, where there is a guard: no other that
-    /// came to lie there meanwhile is touched.
-    pub held: Option<(u64, u64)>,
+    /// The file whose openers the guard makes wait, where there is a guard: no other that came to lie there
+    /// meanwhile is touched.
+    pub held: Option<Hold<'a>>,
 }
 
 impl Target<'_> {
@@ -52,7 +53,7 @@ impl Target<'_> {
 
     /// Fails if this is another file than the one that the guard holds.
     pub(super) fn same(&self, opened: Exclusive) -> Result<Exclusive> {
-        match self.held.is_none_or(|held| held == (opened.stat.dev, opened.stat.ino)) {
+        match self.held.is_none_or(|held| held.inode == (opened.stat.dev, opened.stat.ino)) {
             true => Ok(opened),
             false => Err(Error::Changed("another file lies there by now".into())),
         }

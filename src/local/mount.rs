@@ -6,15 +6,14 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 
+pub use crate::format::stub::MountId;
+
 /// The running system: new at each start, and seen by no process on another machine.
 pub fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     BOOT.get_or_init(|| read().trim().to_string())
 }
-
-/// A mount, as good as unique.
-pub type MountId = [u8; 12];
 
 /// The mount a file lies on, by a number that no other mount of this boot ever has; `None` where the kernel
 /// (before 6.8) tells none.
@@ -29,7 +28,7 @@ pub fn mount_of(file: impl AsFd) -> Option<MountId> {
     is_known.then(|| {
         let hash = blake3::hash(format!("{} {}", boot(), found.stx_mnt_id).as_bytes());
         let mut id = MountId::default();
-        id.copy_from_slice(&hash.as_bytes()[..12]);
+        id.copy_from_slice(&hash.as_bytes()[..6]);
         id
     })
 }

@@ -83,6 +83,8 @@ fn prepare(held: &mut Exclusive, target: &Target) -> Result<()> {
     held.give_back()?;
     // Somebody who waits for the file now would get it with nothing lost.
     held.check_lease()?;
+    // One that has been replaced may have let openers in, and does not guard what becomes a stub only now.
+    target.held.map_or(Ok(()), |hold| hold.check())?;
     held.write(&target.block(), 0)
 }
 

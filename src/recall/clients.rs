@@ -5,18 +5,17 @@
 //! for one folder, in the place it was started for. Of a client's files nothing is asked under the guard's lock before it is known
 //! that they lie on a folder's file system, or a local one: another may never answer. Does not look at the kernel's events.
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, Stat};
 
 use super::desk::{Client, Home, Inode};
-use super::device::{device_of, is_local, root_at};
-use super::guard::{Guard, Peer, State, Worker, inode_of, owner, raw};
+use super::device::{device_of, inode_of, is_local, root_at};
+use super::guard::{Guard, Peer, State, Worker, owner, raw};
 use super::handle::Birth;
+use super::homes::{home_of, place_of};
 use crate::base::id::FolderId;
 use crate::base::units::count;
 use crate::local::guard::{Frame, Standing, Verb, listed, receive, send, try_send};
@@ -97,9 +96,14 @@ impl Guard {
         let mut state = self.state();
         match frame.verb {
             Verb::Hello => {
-                let flag = state.served.values().any(|home| may_serve(peer, frame.folder, *home));
-                let (flag, number) = (flag.into(), state.desk.marked_of(peer.user) as u64);
-                Frame { flag, number, ..done }
+                let serves = state.served.values().any(|home| may_serve(peer, frame.folder, *home));
+                let flag = match state.parted.is_none() {
+                    true if serves => 1,
+                    true => 2 * u8::from(self.may_come(&state, peer, frame.folder)),
+                    // The next one, soon.
+                    false => 2,
+                };
+                Frame { flag, number: state.desk.marked_of(peer.user) as u64, ..done }
             }
             Verb::Mark if frame.flag == 2 => {
                 let look = |file: &Known| state.desk.look(inode_of(&file.stat), file.birth);
@@ -129,6 +133,15 @@ impl Guard {
             }
             _ => Frame { code: libc::EINVAL, ..done },
         }
+    }
+
+    /// Whether a worker that has not looked around yet may be one of this folder.
+    fn may_come(&self, state: &State, peer: Peer, folder: FolderId) -> bool {
+        let mut unserved = (0..self.places.len()).filter(|place| !state.served.contains_key(place));
+        unserved.any(|place| {
+            let its = state.workers.keys().find(|home| home.2 == place);
+            its.is_none_or(|home| may_serve(peer, folder, *home))
+        })
     }
 
     /// What a worker says, and what it is answered. It introduces itself first, and once.
@@ -204,7 +217,7 @@ impl Guard {
             // A folder may go on in other file systems.
             (roots.values().any(|root| root.0 == device) || is_local(&file)).then_some(())?;
             let stat = rustix::fs::fstat(&file).ok()?;
-            let home = home_of(&fits, own, stat.st_uid, || place_of(peer, &file, &roots));
+            let home = home_of(&fits, own, stat.st_uid, || place_of(peer.process, &file, &roots));
             Some(Known { stat, birth: Birth::of(&file), home, file })
         };
         files.into_iter().map(look).collect()
@@ -334,36 +347,6 @@ impl Guard {
             })
             .collect()
     }
-}
-
-/// Whose worker is to fill a client's file, of those that may: its own, if it is one; else that of the place
-/// where it lies. Root works on anybody's folder: the file's owner's, if he has one there; else root's; else
-/// whose the folder is.
-fn home_of(
-    fits: &[Home],
-    own: Option<usize>,
-    owner: u32,
-    lies: impl FnOnce() -> Option<usize>,
-) -> Option<Home> {
-    if fits.len() < 2 {
-        return fits.first().copied();
-    }
-    let place = own.or_else(lies);
-    let at = |home: &Home| Some(home.2) == place;
-    fits.iter()
-        .copied()
-        .max_by_key(|home| (own.is_some() && at(home), home.0 == owner, home.0 == 0, at(home)))
-}
-
-/// In which place a client's file lies, by what the client sees above it: it may have come through a mount, or
-/// a namespace, of its own.
-fn place_of(peer: Peer, file: &OwnedFd, roots: &HashMap<usize, Inode>) -> Option<usize> {
-    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-    let seen = PathBuf::from(format!("/proc/{}/root", peer.process));
-    name.ancestors().skip(1).find_map(|dir| {
-        let stat = rustix::fs::lstat(seen.join(dir.strip_prefix("/").ok()?)).ok()?;
-        roots.iter().find(|(_, root)| **root == inode_of(&stat)).map(|(place, _)| *place)
-    })
 }
 
 /// A client may have its own user's files guarded, and see who waits for them.

@@ -6,9 +6,14 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, StatxFlags, major, makedev, minor};
+use rustix::fs::{AtFlags, Stat, StatxFlags, major, makedev, minor};
 
 use super::desk::Inode;
+
+/// Which file that is.
+pub fn inode_of(stat: &Stat) -> Inode {
+    (stat.st_dev, stat.st_ino)
+}
 
 /// The device that a file lies on, as the kernel knows it.
 pub fn device_of(file: impl AsFd) -> Option<u64> {
@@ -29,7 +34,7 @@ pub fn is_local(file: impl AsFd) -> bool {
 pub fn root_at(path: &Path) -> Option<Inode> {
     let stat = rustix::fs::stat(path).ok()?;
     let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
-    (!is_users_own(&String::from_utf8_lossy(&mounts), stat.st_dev)).then_some((stat.st_dev, stat.st_ino))
+    (!is_users_own(&String::from_utf8_lossy(&mounts), stat.st_dev)).then_some(inode_of(&stat))
 }
 
 /// Whether a user, rather than root, serves this device: FUSE notes in a mount's options who made it.

@@ -5,6 +5,7 @@
 //! waits with that one event, but for what [`Group::read`] says. The format is that of fanotify(7); what is decided about an event is not known
 //! here.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::io::DupFlags;
 
 /// Before any read or write of a file's content; kernel 6.14 and later.
@@ -34,6 +36,8 @@ pub struct Group {
 pub struct Event {
     /// The file, opened for reading.
     pub file: File,
+    /// By which the kernel knows it: the file's, if it was not left by an earlier guard.
+    pub number: RawFd,
     /// The thread.
     pub thread: i32,
     /// Whether it is an open; else an access.
@@ -47,6 +51,7 @@ impl Group {
             | libc::FAN_CLASS_PRE_CONTENT
             | libc::FAN_UNLIMITED_QUEUE
             | libc::FAN_UNLIMITED_MARKS
+            | libc::FAN_NONBLOCK
             | libc::FAN_REPORT_TID;
         let fd = init(base | FAN_REPORT_FD_ERROR).or_else(|_| init(base))?;
         Self::with(fd, accesses)
@@ -57,11 +62,14 @@ impl Group {
     }
 
     /// Takes over a group that an earlier guard left with the service manager. Whoever it had not answered
-    /// gets an error: their numbers are all that is left of them.
-    pub fn adopt(fd: OwnedFd, accesses: bool) -> io::Result<Self> {
+    /// gets an error, unless he is `known`: a number is all that is left of him.
+    pub fn adopt(fd: OwnedFd, accesses: bool, known: &[Event]) -> io::Result<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        // One that is older than this program waited in reading.
+        rustix::fs::fcntl_setfl(&fd, OFlags::RDWR | OFlags::NONBLOCK)?;
         let group = Self::with(fd, accesses)?;
-        for number in 0..numbers(limit) {
+        let known: HashSet<RawFd> = known.iter().map(|event| event.number).collect();
+        for number in (0..numbers(limit)).filter(|number| !known.contains(number)) {
             // Numbers that wait for nothing are refused; before 6.14 there is no errno to choose.
             if group.write(number, deny(libc::EIO)).is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
                 let _ = group.write(number, libc::FAN_DENY);
@@ -116,7 +124,7 @@ impl Group {
         rustix::event::poll(&mut group, Some(&within)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Waits for an event and hands it on. One whose file the kernel could not open was refused by it
+    /// Hands an event on, if there is one. One whose file the kernel could not open was refused by it
     /// already.
     ///
     /// Two at once where an access that came first is gone (another thread has it, or it was killed) by the time
@@ -143,7 +151,8 @@ impl Group {
             if head.fd >= 0 {
                 // SAFETY: the kernel opened it for us.
                 let file = unsafe { File::from_raw_fd(head.fd) };
-                sink(Event { file, thread: head.pid, opens: head.mask & libc::FAN_OPEN_PERM != 0 });
+                let opens = head.mask & libc::FAN_OPEN_PERM != 0;
+                sink(Event { file, number: head.fd, thread: head.pid, opens });
             }
         }
         Ok(())
@@ -157,13 +166,12 @@ impl Group {
 
     /// Lets an opener in.
     pub fn allow(&self, event: &Event) {
-        let _ = self.write(event.file.as_raw_fd(), libc::FAN_ALLOW);
+        let _ = self.write(event.number, libc::FAN_ALLOW);
     }
 
     /// Lets an opener in after closing the event's file, which would keep it from taking a lease.
     pub fn allow_at_once(&self, event: Event) {
-        let mut place = OwnedFd::from(event.file);
-        let number = place.as_raw_fd();
+        let (mut place, number) = (OwnedFd::from(event.file), event.number);
         // Failing leaves it open a moment longer.
         let _ = rustix::io::dup3(&self.stand_in, &mut place, DupFlags::CLOEXEC);
         let _ = self.write(number, libc::FAN_ALLOW);
@@ -171,7 +179,7 @@ impl Group {
 
     /// Refuses with an errno; one that the kernel does not take becomes EPERM.
     pub fn refuse(&self, event: &Event, errno: i32) {
-        let number = event.file.as_raw_fd();
+        let number = event.number;
         if self.write(number, deny(errno)).is_err() {
             let _ = self.write(number, libc::FAN_DENY);
         }

@@ -22,7 +22,7 @@ pub struct Found {
     pub name: OwnedFd,
     /// Open for reading, if we may, and if that had to be looked at.
     pub file: Option<File>,
-    /// A worker, or a command, that is no more left it half filled or half freed.
+    /// A worker or a command may have left it half filled or half freed; or has it in hand, and nobody else may open it.
     pub is_left: bool,
 }
 
@@ -30,7 +30,7 @@ impl Found {
     /// Opens what is, or may be, a stub of ours; nobody else's files are ours to have guarded.
     ///
     /// What its mark tells is not opened, but at first: whoever watches the tree would take that for use.
-    pub fn open(tree: &Root, path: &RelPath, first: bool) -> Result<Option<Self>> {
+    pub fn open(tree: &Root, path: &RelPath, first: bool, is_left: bool) -> Result<Option<Self>> {
         let Some(name) = unless_short(tree.open_name(path))? else { return Ok(None) };
         let Ok(stat) = rustix::fs::fstat(&name) else { return Ok(None) };
         let us = rustix::process::geteuid();
@@ -38,15 +38,15 @@ impl Found {
             return Ok(None);
         }
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if !first && has_mark(&name) {
-            return Ok(Some(Self { name, file: None, is_left: false }));
+        if (!first || is_left) && has_mark(&name) {
+            return Ok(Some(Self { name, file: None, is_left }));
         }
         let file = unless_short(tree.open_file(path, Access::Read))?;
         let is_stub = |file: &File| {
             marked(file).is_ok_and(|mark| mark.is_some())
                 || first_block(file).map_or(true, |block| looks_like_stub(&block))
         };
-        Ok(file.as_ref().is_none_or(is_stub).then_some(Self { name, file, is_left: false }))
+        Ok(file.as_ref().is_none_or(is_stub).then_some(Self { name, file, is_left }))
     }
 }
 
@@ -103,8 +103,8 @@ impl Look {
     }
 
     /// Whether somebody may write who did not wait. One that was brought back since it was found, or is just
-    /// now, is no stub, and everybody may have it open; unless it `is_left` so, for us to change.
-    pub fn is_loud(&self, is_left: bool) -> bool {
-        !self.lease.as_ref().is_some_and(Lease::holds) && (is_left || is_at_rest(&self.file))
+    /// now, is no stub, and everybody may have it open.
+    pub fn is_loud(&self) -> bool {
+        !self.lease.as_ref().is_some_and(Lease::holds) && is_at_rest(&self.file)
     }
 }

@@ -3,24 +3,30 @@
 //! Promises that nobody who opens a marked stub is let in before a worker said that its content is
 //! there or the deadline has passed with an error, and that what a dead worker had in hand is asked of the
 //! next. Nothing that may take long is done under its one lock: everybody's openers wait for that.
-//! Reads no file, knows no store and no history, and parses nothing but the kernel's events; what clients
-//! and workers say is `recall::clients`', that there are workers `recall::service`'s.
+//! Reads no file (only whether one carries the mark of a stub), knows no store and no history, and parses nothing
+//! but the kernel's events; what clients and workers say is `recall::clients`', that there are workers
+//! `recall::service`'s.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, Stat, StatVfsMountFlags};
 
 use super::desk::{Client, Desk, Home, Inode, Verdict};
+use super::device::inode_of;
 use super::fanotify::{Event, Group};
+use super::handle::Birth;
+use super::handover;
+use super::homes::{home_of, place_of};
 use super::opener::{Opener, Whereabouts, truncates, where_is};
 use crate::base::error::{Error, Result};
 use crate::local::guard::{Frame, Verb, try_send};
+use crate::local::inspect::marked;
 
 /// How the guard is to work.
 #[derive(Clone, Debug)]
@@ -103,6 +109,8 @@ pub(super) struct State {
     strangers: Vec<Stranger>,
     /// By thread: it is in one open at a time.
     truncating: HashMap<i32, Truncating>,
+    /// Whose openers were left to the next guard, which is to come: `None` as long as this one stays.
+    pub parted: Option<Vec<u32>>,
     /// ddr's own processes: they see stubs as what they are.
     pub processes: HashMap<Client, Peer>,
     /// Nobody is made to wait any more.
@@ -110,6 +118,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether anybody waits.
+    fn is_waited_for(&self) -> bool {
+        self.desk.waiting().next().is_some() || !self.strangers.is_empty()
+    }
+
     /// How many openers of a user wait, known or not, or truncate.
     fn waits_of(&self, user: u32) -> usize {
         let strangers = self.strangers.iter().filter(|stranger| stranger.waiter.opener.user == user);
@@ -144,6 +157,8 @@ pub struct Guard {
     /// Threads that read events, and how often they did.
     readers: AtomicUsize,
     reads: AtomicU64,
+    /// Shared from the reading of an event on until it is taken care of.
+    turn: RwLock<()>,
     start: Instant,
     pub(super) options: Options,
     /// The roots of the folders it looks after.
@@ -153,14 +168,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard over this group, of folders in these places. Where an earlier guard has marked files (`adopted`),
-    /// those that come before all workers have looked around must wait.
-    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, adopted: bool) -> Self {
+    /// A guard over this group, of folders in these places. Where an earlier guard has marked files, those that come
+    /// before so many workers (`awaited`) have looked around must wait.
+    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, awaited: usize) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let awaited = if adopted { places.len() } else { 0 };
-        let (state, truncates) = Default::default();
-        Self { group, state, truncates, clients, readers, reads, start, options, places, awaited }
+        let (state, truncates, turn) = Default::default();
+        Self { group, state, truncates, clients, readers, reads, turn, start, options, places, awaited }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -176,13 +190,14 @@ impl Guard {
     /// event's descriptor may wait for a lease.
     pub fn watch(&self, helps: bool) -> Result<()> {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        while !helps || self.group.is_unread(IDLE) {
+        while self.group.is_unread(IDLE) || !helps {
+            let _turn = self.turn.read().unwrap_or_else(|e| e.into_inner());
             match self.group.read(&mut |event| self.opened(event)) {
                 Err(e) if e.raw_os_error() == Some(libc::EPROTO) => {
                     return Err(Error::io("reading", "the kernel's events", e));
                 }
-                // If not read, it was a signal, or an event whose file could not be opened: the kernel has
-                // refused it already.
+                // If not read, another thread had it, it was a signal, or an event whose file could not be
+                // opened: the kernel has refused it already.
                 Ok(()) | Err(_) => self.reads.fetch_add(1, Ordering::Relaxed),
             };
         }
@@ -201,13 +216,17 @@ impl Guard {
         }
     }
 
-    fn opened(&self, event: Event) {
+    /// Somebody opens a file.
+    pub fn opened(&self, event: Event) {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
         let (inode, opener) = (inode_of(&stat), Opener::of(event.thread));
         self.settle(Some(inode));
         let mut state = self.state();
         if state.processes.values().any(|peer| is_of(&opener, *peer)) {
             return self.group.allow_at_once(event);
+        }
+        if state.parted.is_some() {
+            return self.leave(&mut state, event);
         }
         // Who throws the content away need not wait for it, unless it is on its way already.
         let mut free = event.opens && !state.closed && state.is_alone(inode);
@@ -226,18 +245,39 @@ impl Guard {
         if free {
             return self.let_truncate(&mut state, event, inode, opener.user);
         }
-        let user = opener.user;
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
-        match state.desk.event(inode, user, self.now(), waiter) {
-            Verdict::Allow(waiter) if state.served.len() < self.awaited => {
-                let since = self.now();
-                state.strangers.push(Stranger { inode, since, waiter });
-            }
+        let stranger = Stranger { inode, since: self.now(), waiter };
+        match state.served.len() < self.awaited && !state.desk.knows(inode) {
+            true => state.strangers.push(stranger),
+            false => self.admit_or_ask(&mut state, stranger),
+        }
+    }
+
+    /// Leaves an opener to the next guard.
+    fn leave(&self, state: &mut State, event: Event) {
+        let user = Opener::of(event.thread).user;
+        let parted = state.parted.get_or_insert_default();
+        if user != 0 && parted.iter().filter(|other| **other == user).count() >= handover::MOST / 8 {
+            return self.group.refuse(&event, libc::EBUSY);
+        }
+        match handover::leave_opener(event) {
+            Ok(()) => parted.push(user),
+            Err(event) => self.group.refuse(&event, libc::EIO),
+        }
+    }
+
+    /// Lets an opener in whose file nobody guards, and asks about any other.
+    fn admit_or_ask(&self, state: &mut State, stranger: Stranger) {
+        let Stranger { inode, since, waiter } = stranger;
+        if self.awaited > 0 && !state.desk.knows(inode) {
+            self.take_up(state, inode, &waiter.event.file);
+        }
+        match state.desk.event(inode, waiter.opener.user, since, waiter) {
             Verdict::Allow(waiter) => {
                 let _ = self.group.unmark(&waiter.event.file);
                 self.group.allow_at_once(waiter.event);
             }
-            Verdict::Wait(number, true) => self.ask(&mut state, &[number]),
+            Verdict::Wait(number, true) => self.ask(state, &[number]),
             Verdict::Wait(_, false) => {}
         }
     }
@@ -251,25 +291,29 @@ impl Guard {
         self.group.allow_at_once(event);
     }
 
+    /// Guards a file that no worker has named but that carries the mark of a stub: a command was just about to
+    /// make it one when the guard before us ended.
+    fn take_up(&self, state: &mut State, inode: Inode, file: &File) {
+        let (Ok(Some(mark)), Ok(stat)) = (marked(file), rustix::fs::fstat(file)) else { return };
+        let user = stat.st_uid;
+        let fits: Vec<Home> =
+            state.served.values().filter(|home| home.0 == user && mark.is_of(home.1)).copied().collect();
+        let lies = || place_of(std::process::id() as i32, file, &state.roots);
+        let Some(home) = home_of(&fits, None, user, lies) else { return };
+        state.desk.mark(inode, Birth::of(file), home, None);
+        // Whether somebody had it open for writing before, nobody has looked.
+        state.desk.judge(inode, |_| true, true);
+    }
+
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
     pub(super) fn introduce(&self, state: &mut State) {
         let all = state.served.len() >= self.awaited;
         let limit = self.now().saturating_sub(self.within(0));
         for stranger in std::mem::take(&mut state.strangers) {
-            let Stranger { inode, since, waiter } = stranger;
-            if !all && !state.desk.knows(inode) {
-                match since < limit {
-                    true => self.group.refuse(&waiter.event, libc::EIO),
-                    false => state.strangers.push(Stranger { inode, since, waiter }),
-                }
-                continue;
-            }
-            match state.desk.event(inode, waiter.opener.user, since, waiter) {
-                Verdict::Allow(waiter) => {
-                    let _ = self.group.unmark(&waiter.event.file);
-                    self.group.allow(&waiter.event);
-                }
-                Verdict::Wait(number, _) => self.ask(state, &[number]),
+            match all || state.desk.knows(stranger.inode) {
+                true => self.admit_or_ask(state, stranger),
+                false if stranger.since < limit => self.group.refuse(&stranger.waiter.event, libc::EIO),
+                false => state.strangers.push(stranger),
             }
         }
     }
@@ -407,6 +451,27 @@ impl Guard {
         wanted.min(self.options.deadline.as_millis() as u64)
     }
 
+    /// Leaves who comes from now on to the next guard, and gives those who wait so long to be served.
+    pub fn part(&self, patience: Duration) {
+        let since = Instant::now();
+        self.state().parted = Some(Vec::new());
+        while since.elapsed() < patience && self.state().is_waited_for() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Reads no more events: what comes now, the next guard finds. Waits so long for a thread that is at one.
+    pub fn stop_reading(&self, patience: Duration) {
+        let since = Instant::now();
+        while since.elapsed() < patience {
+            if let Ok(turn) = self.turn.try_write() {
+                // For as long as the process lasts.
+                return std::mem::forget(turn);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Ends it: whoever waits gets an error rather than the stub. Yields how many stubs are unguarded
     /// from here on.
     pub fn close(&self) -> usize {
@@ -445,6 +510,11 @@ impl Guard {
         }
     }
 
+    /// How many workers have looked around.
+    pub fn served(&self) -> usize {
+        self.state().served.len()
+    }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         self.state().closed
@@ -467,10 +537,6 @@ fn forget_gone(state: &mut State) {
             desk.forget(inode);
         }
     }
-}
-
-pub(super) fn inode_of(stat: &Stat) -> Inode {
-    (stat.st_dev, stat.st_ino)
 }
 
 /// Whether an opener is a ddr process of ours: that process, and still of its user.

@@ -13,6 +13,8 @@ pub mod fanotify;
 pub mod found;
 pub mod guard;
 pub mod handle;
+pub mod handover;
+pub mod homes;
 pub mod opener;
 pub mod probe;
 pub mod queue;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::desk::Inode;
+use super::service::OURSELVES;
 use crate::base::error::{Error, Result};
 use crate::local::guard::Guard;
 
@@ -47,8 +48,7 @@ impl Probe {
 
     /// Has another process read it; an error unless that got the content.
     pub fn check(&self) -> Result<()> {
-        // This very program, also where another has its name by now.
-        let read = Command::new("/proc/self/exe").args(["debug", "read"]).arg(&self.path).output();
+        let read = Command::new(OURSELVES).args(["debug", "read"]).arg(&self.path).output();
         let read = read.map_err(|e| Error::io("testing", &self.path, e))?;
         match read.stdout == AFTER {
             true => Ok(()),

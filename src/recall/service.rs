@@ -5,7 +5,7 @@
 //! announced with how much it leaves unguarded. Decides nothing about openers.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use rustix::net::{
     socketpair, sockopt,
 };
 
-use super::fanotify::Group;
+use super::fanotify::{Event, Group};
 use super::guard::{Guard, Options, Peer};
+use super::handover;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Charge {
     root: PathBuf,
     user: u32,
     group: u32,
+    /// Whether it was there when the guard began.
+    is_there: bool,
 }
 
 impl Charge {
@@ -43,13 +46,18 @@ impl Charge {
         if !meta.is_dir() || !file.is_file() || meta.uid() != above.uid() || meta.uid() != file.uid() {
             return Err(Error::Refused(format!("{} and its .ddr are not of one user", root.display())));
         }
-        Ok(Self { root, user: meta.uid(), group: meta.gid() })
+        Ok(Self { root, user: meta.uid(), group: meta.gid(), is_there: true })
+    }
+
+    /// A folder that is to come here.
+    pub fn awaited(root: PathBuf) -> Self {
+        Self { root, user: u32::MAX, group: u32::MAX, is_there: false }
     }
 
     /// Starts its worker, with the guard on standard input.
     fn start(&self, socket: OwnedFd) -> io::Result<Child> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").arg(&self.root).stdin(Stdio::from(socket)).current_dir(&self.root);
+        let mut command = Command::new(OURSELVES);
+        command.arg0("ddr").arg("worker").arg(&self.root).stdin(Stdio::from(socket)).current_dir(&self.root);
         command.env_remove("NOTIFY_SOCKET");
         if self.user != rustix::process::geteuid().as_raw() {
             command.uid(self.user).gid(self.group);
@@ -67,8 +75,14 @@ impl Charge {
     }
 }
 
+/// This very program: an update may have put another where it lay, or nothing yet.
+pub(super) const OURSELVES: &str = "/proc/self/exe";
+
 /// How long workers may finish what they have in hand when the guard ends.
 const PARTING: Duration = Duration::from_secs(5);
+
+/// How long those who are to start after the guard wait for folders to be looked through.
+const BEGINNING: Duration = Duration::from_secs(10);
 
 /// A user's home directory.
 fn home_of(user: u32) -> Option<PathBuf> {
@@ -81,11 +95,15 @@ fn home_of(user: u32) -> Option<PathBuf> {
 pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Result<()> {
     charges.sort_by(|a, b| a.root.cmp(&b.root));
     charges.dedup_by(|a, b| a.root == b.root);
-    let (group, adopted) = group(options.accesses)?;
+    let found = handover::take()?;
+    let adopted = found.group.is_some();
+    let group = group(found.group, &found.openers, options.accesses)?;
     let listener = listener(&options.socket)?;
     let places = charges.iter().map(|charge| charge.root.clone()).collect();
-    let guard = Arc::new(Guard::new(group, options.clone(), places, adopted));
-    keep(&guard);
+    let there = charges.iter().filter(|charge| charge.is_there).count();
+    let guard = Arc::new(Guard::new(group, options.clone(), places, if adopted { there } else { 0 }));
+    handover::leave_group(guard.group());
+    found.openers.into_iter().for_each(|event| guard.opened(event));
     // A thread whose work never ends is a thread that ends with the process.
     spawn(&guard, |guard| watch(guard, false));
     spawn(&guard, |guard| guard.sweep());
@@ -93,20 +111,28 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
     for (place, charge) in charges.into_iter().enumerate() {
         spawn(&guard, move |guard| supervise(guard, &charge, place));
     }
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut stuck = None;
+    let (mut stuck, mut ready, since) = (None, false, Instant::now());
     while !cancel.is_cancelled() {
+        // Whoever is to come after us comes when stubs are guarded; but no folder that cannot be keeps him for ever.
+        if !ready && (guard.served() >= there || since.elapsed() > BEGINNING) {
+            ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]).is_ok();
+        }
         std::thread::sleep(Duration::from_millis(100));
         let (now, helpers) = guard.is_stuck(stuck);
         stuck = now;
         (0..helpers).for_each(|_| spawn(&guard, |guard| watch(guard, true)));
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
+    if handover::is_managed() {
+        guard.part(PARTING);
+    }
     let left = guard.close();
     guard.dismiss(PARTING);
-    // The service manager keeps the group: a restart begins like any stop, and it alone knows which of both this is.
-    // Only ours: a newer guard may listen there by now.
-    let _ = std::fs::remove_file(&options.socket);
+    guard.stop_reading(PARTING);
+    if !handover::keeps(&options.socket) {
+        let _ = std::fs::remove_file(&options.socket);
+    }
     if left > 0 {
         eprintln!("ddr guard: stopped; {left} stubs are unguarded until it runs again");
     }
@@ -127,30 +153,21 @@ fn spawn(guard: &Arc<Guard>, run: impl FnOnce(&Arc<Guard>) + Send + 'static) {
     drop(std::thread::Builder::new().spawn(move || run(&guard)));
 }
 
-/// The group that the service manager kept for us (`true`), or a new one.
-fn group(accesses: bool) -> Result<(Group, bool)> {
-    if let Some(number) = sd_notify::listen_fds().ok().and_then(|mut fds| fds.next()) {
-        // SAFETY: handed to this process by its service manager, and taken once.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        let group = Group::adopt(fd, accesses).map_err(|e| Error::io("taking over", "an event group", e))?;
-        return Ok((group, true));
+/// The group that the service manager kept for us, or a new one.
+fn group(kept: Option<OwnedFd>, openers: &[Event], accesses: bool) -> Result<Group> {
+    if let Some(fd) = kept {
+        let adopted = Group::adopt(fd, accesses, openers);
+        return adopted.map_err(|e| Error::io("taking over", "an event group", e));
     }
-    Group::new(accesses).map(|group| (group, false)).map_err(|e| match e.raw_os_error() {
+    Group::new(accesses).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => Error::Refused(
-            "the kernel lets only root guard files; run: sudo ddr guard DIR, or: ddr service install".into(),
+            "the kernel lets only root guard files, and containers only with CAP_SYS_ADMIN and fanotify_init; run: sudo ddr guard DIR, or: sudo ddr service install --system DIR".into(),
         ),
         Some(libc::EINVAL | libc::ENOSYS) => Error::Unsupported(
             "this kernel has no permission events (CONFIG_FANOTIFY_ACCESS_PERMISSIONS)".into(),
         ),
         _ => Error::io("making", "an event group", e),
     })
-}
-
-/// Leaves the group with the service manager, so that nobody is let in while this process restarts. It lets go of
-/// it when the service stops for good.
-fn keep(guard: &Guard) {
-    use sd_notify::NotifyState::{FdName, FdStore};
-    let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[guard.group()]);
 }
 
 fn listener(path: &Path) -> Result<OwnedFd> {
@@ -193,12 +210,17 @@ fn accept(guard: &Arc<Guard>, listener: &OwnedFd) {
 /// Keeps a folder's worker alive.
 fn supervise(guard: &Arc<Guard>, charge: &Charge, place: usize) {
     const PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
-    let mut pause = PAUSES.start;
+    let (mut pause, mut said) = (PAUSES.start, String::new());
     while !guard.is_closed() {
         let begun = Instant::now();
-        if let Err(e) = serve_once(guard, charge, place) {
-            eprintln!("ddr guard: the worker of {} did not start: {e}", charge.root.display());
+        // Its disk may have gone since, or come.
+        let now = Charge::new(charge.root.clone()).map_err(|e| e.to_string());
+        let done = now.and_then(|now| serve_once(guard, &now, place).map_err(|e| e.to_string()));
+        let why = done.err().unwrap_or_default();
+        if !why.is_empty() && why != said {
+            eprintln!("ddr guard: the worker of {} did not start: {why}", charge.root.display());
         }
+        said = why;
         pause = if begun.elapsed() > PAUSES.end { PAUSES.start } else { (pause * 2).min(PAUSES.end) };
         std::thread::sleep(pause);
     }

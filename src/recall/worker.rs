@@ -362,15 +362,14 @@ impl Worker {
             for seen in Scan::new(tree, &RelPath::root(), self.recaller.scan_options())? {
                 let Seen::Entry(path, stat) = seen? else { continue };
                 let large = stat.kind == FileType::File && stat.size > 4096;
-                let fits = large
-                    && (stat.blocks <= STUB_BLOCKS
-                        || self.recaller.is_unmended(&path)
-                        || self.recaller.is_recorded_stub(&path));
+                let is_left = first && self.recaller.is_unmended(&path);
+                let fits =
+                    large && (stat.blocks <= STUB_BLOCKS || is_left || self.recaller.is_recorded_stub(&path));
                 // Gone meanwhile.
-                let Some(mut found) = (if fits { Found::open(tree, &path, first)? } else { None }) else {
+                let Some(found) = (if fits { Found::open(tree, &path, first, is_left)? } else { None })
+                else {
                     continue;
                 };
-                found.is_left = first && self.recaller.is_unmended(&path);
                 marked += 1;
                 batch.push(found);
                 if batch.len() == TOGETHER {
@@ -391,7 +390,7 @@ impl Worker {
         let before = if first { Vec::new() } else { guard.look(&names)? };
         let begin = |(i, file): (usize, Option<File>)| {
             let name = || names[i].try_clone().map(readable);
-            let known = before.get(i) == Some(&Standing::Quiet);
+            let known = is_left[i] || before.get(i) == Some(&Standing::Quiet);
             (!known).then(|| file.map_or_else(name, Ok).ok().map(Look::begin)).flatten()
         };
         let looks: Vec<Option<Look>> = files.into_iter().enumerate().map(begin).collect();
@@ -403,7 +402,8 @@ impl Worker {
             if known.as_ref().ok().and_then(|known| known.get(i)) == Some(&Standing::Quiet) {
                 continue;
             }
-            let is_loud = look.unwrap_or_else(|| Look::begin(readable(name))).is_loud(is_left[i]);
+            // What was left is looked at when somebody asks for it.
+            let is_loud = is_left[i] || look.unwrap_or_else(|| Look::begin(readable(name))).is_loud();
             if is_loud { &mut loud } else { &mut quiet }.push((stat.st_dev, stat.st_ino));
         }
         self.judge(&loud, true);

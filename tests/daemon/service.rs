@@ -22,8 +22,12 @@ fn the_users_unit_is_written_and_removed_and_a_foreign_one_stays() {
     shell.ok("ddr service install --user");
     shell.ok("ddr service remove --dry-run");
     assert!(path.exists());
+    let wants = path.with_file_name("default.target.wants");
+    std::fs::create_dir(&wants).unwrap();
+    std::os::unix::fs::symlink(&path, wants.join("ddr.service")).unwrap();
     shell.ok("ddr service remove");
     assert!(!path.exists());
+    assert!(!wants.join("ddr.service").is_symlink(), "nor is it enabled any more");
     assert!(shell.code("ddr service remove", 1).contains("not found"));
     std::fs::write(&path, "[Unit]\nDescription=mine\n").unwrap();
     assert!(shell.code("ddr service install", 4).contains("was not written by ddr service"));
@@ -37,8 +41,13 @@ fn the_guards_unit_keeps_descriptors_and_comes_back() {
     assert!(shell.code("ddr service install --system --dry-run", 2).contains("needs its folders"));
     let unit = shell.ok("ddr service install --system . --dry-run");
     let start = format!(" guard {}\n", shell.sandbox.folder().display());
-    for line in ["FileDescriptorStoreMax=16", "FileDescriptorStorePreserve=restart", "Restart=always", &start]
-    {
+    for line in [
+        "FileDescriptorStoreMax=1024",
+        "FileDescriptorStorePreserve=restart",
+        "Restart=always",
+        "RestartPreventExitStatus=2 4",
+        &start,
+    ] {
         assert!(unit.contains(line), "{line} is missing:\n{unit}");
     }
 }

@@ -1,6 +1,7 @@
 //! Full files become stubs and back.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +10,15 @@ use std::time::Duration;
 use ddr::base::error::Error;
 use ddr::base::units::Time;
 use ddr::format::stub::{XATTR, looks_like_stub};
+use ddr::local::guard::Hold;
 use ddr::local::inspect::State;
 use ddr::local::read::Extent;
-use ddr::local::stat::{FileType, Stat};
+use ddr::local::stat::FileType;
 use ddr::local::stub::{
     Filling, NewFile, Target, convert, create_dir, create_stub, create_symlink, set_dir_times,
 };
 use rustix::fs::XattrFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::case::{Case, OLD, bytes, head_of, patiently, rel, set_time};
 use super::place::Place;
@@ -54,25 +57,46 @@ pub fn only_the_file_that_the_guard_holds_is_touched(place: &Place) {
     let copy = case.file("file", &content);
     case.stash("file").expect("stashed");
     let path = rel("file");
-    let target = |held: &Stat| Target { held: Some((held.dev, held.ino)), ..case.target(&path, &head) };
-    let refused = patiently(|| Filling::begin(&target(&held)).map(drop));
+    let (connection, guard) = connection();
+    let hold = Hold::new((held.dev, held.ino), &connection);
+    let target = |held| Target { held: Some(held), ..case.target(&path, &head) };
+    let refused = patiently(|| Filling::begin(&target(hold)).map(drop));
     assert!(matches!(refused, Err(Error::Changed(_))), "{refused:?}");
     assert!(matches!(case.inspect("file"), State::Stub(_)) && case.stat("file").blocks <= 8);
     // Nor is it stashed.
     let (full, proof) = case.place("other");
     let (path, stat) = (rel("other"), proof.stat.fingerprint());
-    let target = Target { held: Some((held.dev, held.ino)), ..case.target(&path, &full) };
-    let refused = patiently(|| convert(&target, &stat, &|_| Ok(true)).map(drop));
+    let target = |held| Target { held: Some(held), ..case.target(&path, &full) };
+    let refused = patiently(|| convert(&target(hold), &stat, &|_| Ok(true)).map(drop));
     assert!(matches!(refused, Err(Error::Changed(_))), "{refused:?}");
     assert_eq!(std::fs::read(case.dir.join("other")).expect("read"), other);
     // The one that is held is filled as ever.
     std::fs::rename(case.dir.join("held"), &copy).expect("moved back");
     let path = rel("file");
-    let target = Target { held: Some((held.dev, held.ino)), ..case.target(&path, &head) };
+    let target = Target { held: Some(hold), ..case.target(&path, &head) };
     let filling = patiently(|| Filling::begin(&target)).expect("begun");
     filling.write_at(&content, 0).expect("written");
     filling.finish(&[]).expect("filled");
     assert_eq!(std::fs::read(&copy).expect("read"), content);
+    // Nor is one stashed whose guard has gone, though nobody has it open.
+    drop(guard);
+    let path = rel("other");
+    let its = Hold::new((proof.stat.dev, proof.stat.ino), &connection);
+    let target = Target { held: Some(its), ..case.target(&path, &full) };
+    let refused = patiently(|| match convert(&target, &stat, &|_| Ok(true)) {
+        Err(Error::Refused(why)) if why.contains("went away") => Ok(()),
+        done => done.map(|_| panic!("it is a stub that nobody guards")),
+    });
+    assert!(refused.is_ok(), "{refused:?}");
+    assert_eq!(std::fs::read(case.dir.join("other")).expect("read"), other);
+    assert!(matches!(case.inspect("other"), State::Full));
+}
+
+/// A connection to a guard, and that guard's end of it.
+fn connection() -> (Mutex<OwnedFd>, OwnedFd) {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("a connection");
+    (Mutex::new(ours), theirs)
 }
 
 pub fn filling_brings_every_byte_back(place: &Place) {

@@ -44,7 +44,8 @@ impl Driven {
         let limits = Limits { connections: 9, stubs: 9, files: 9 };
         let socket = temp.path().join("socket");
         let options = Options { deadline: Duration::from_secs(60), accesses: false, socket, limits };
-        let guard = Arc::new(Guard::new(group, options, places, adopted));
+        let awaited = if adopted { places.len() } else { 0 };
+        let guard = Arc::new(Guard::new(group, options, places, awaited));
         let watching = Arc::clone(&guard);
         std::thread::spawn(move || watching.watch(false));
         Some(Self { guard, temp })

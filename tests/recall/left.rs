@@ -149,7 +149,7 @@ fn a_guard_that_ends_in_order_leaves_a_trace_of_what_must_wait_for_its_store() {
     let mut mark = [0u8; 64];
     let path = guarded.at("file");
     rustix::fs::getxattr(&path, c"user.ddr", &mut mark).unwrap();
-    mark[4..16].fill(0);
+    mark[10..16].fill(0);
     rustix::fs::setxattr(&path, c"user.ddr", &mark, rustix::fs::XattrFlags::empty()).unwrap();
     guarded.store_away();
     wait_until("a worker is back", || !guarded.guard().workers().is_empty());

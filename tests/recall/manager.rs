@@ -1,14 +1,16 @@
 //! A guard whose event group a service manager keeps: it ends, and the next one takes over.
 
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -16,91 +18,112 @@ use super::races::{guarded, waiting};
 use super::restart::{SIZE, stubs};
 use super::users::OTHER;
 use crate::support::content::noise;
-use crate::support::guarded::{Guard, Guarded, wait_until};
+use crate::support::guarded::{Guard, Guarded, is_stub, kill, wait_until};
 use crate::support::program;
 
-/// What a service manager keeps of a guard.
+/// A service manager, as far as it keeps descriptors of a guard.
 struct Manager {
-    socket: UnixDatagram,
     path: PathBuf,
+    kept: Arc<Mutex<Vec<(String, OwnedFd)>>>,
 }
 
 impl Manager {
     fn new(guarded: &Guarded) -> Self {
         let path = guarded.outside().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        Self { socket, path }
-    }
-
-    /// The next message, and a descriptor that came along.
-    fn next(&self) -> std::io::Result<(String, Option<OwnedFd>)> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
-        let slices = &mut [IoSliceMut::new(&mut bytes)];
-        let got = rustix::net::recvmsg(&self.socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
-        let fds = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        Ok((text, fds))
-    }
-
-    /// The next descriptor that is to be kept.
-    fn kept(&self) -> OwnedFd {
-        loop {
-            if let (text, Some(fd)) = self.next().expect("a message from the guard") {
-                assert!(text.contains("FDSTORE=1"), "{text}");
-                // Not where the next guard is to have it.
-                return rustix::io::fcntl_dupfd_cloexec(fd, 10).unwrap();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&kept);
+        // It ends with the process.
+        drop(std::thread::spawn(move || {
+            while let Ok((text, fd)) = next(&socket) {
+                let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
+                let Some(name) = name.map(String::from) else { continue };
+                let mut kept = sink.lock().unwrap();
+                match fd {
+                    // Not where the next guard is to have it.
+                    Some(fd) if text.contains("FDSTORE=1") => {
+                        // What is kept already is not kept twice.
+                        kept.retain(|(other, _)| *other != name);
+                        kept.push((name, rustix::io::fcntl_dupfd_cloexec(fd, 2000).unwrap()));
+                    }
+                    _ if text.contains("FDSTOREREMOVE=1") => kept.retain(|(other, _)| *other != name),
+                    _ => {}
+                }
             }
-        }
+        }));
+        Self { path, kept }
     }
 
-    /// What else it was told by now.
-    fn told(&self) -> Vec<String> {
-        self.socket.set_nonblocking(true).unwrap();
-        std::iter::from_fn(|| self.next().ok()).map(|(text, _)| text).collect()
+    /// The names of what is kept.
+    fn names(&self) -> Vec<String> {
+        self.kept.lock().unwrap().iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Starts a guard as a service manager does, handing it what was kept.
-    fn start(&self, guarded: &Guarded, kept: Option<&OwnedFd>) -> Guard {
-        Guard::spawn(self.command(guarded, kept, ""))
+    fn start(&self, guarded: &Guarded) -> Guard {
+        Guard::spawn(self.command(guarded, ""))
     }
 
-    fn command(&self, guarded: &Guarded, kept: Option<&OwnedFd>, flags: &str) -> Command {
+    fn command(&self, guarded: &Guarded, flags: &str) -> Command {
         let mut command = Command::new("sh");
         guarded.sandbox.settle(&mut command);
-        let listen =
-            if kept.is_some() { "export LISTEN_FDS=1 LISTEN_FDNAMES=group LISTEN_PID=$$; " } else { "" };
+        let kept = self.kept.lock().unwrap();
+        let listen = match kept.len() {
+            0 => String::new(),
+            n => format!("export LISTEN_FDS={n} LISTEN_FDNAMES=\"$2\" LISTEN_PID=$$; "),
+        };
         command.arg("-c").arg(format!("{listen}exec \"$0\" guard {flags} \"$1\""));
-        command.arg(program()).arg(guarded.sandbox.folder()).env("NOTIFY_SOCKET", &self.path);
-        if let Some(number) = kept.map(AsRawFd::as_raw_fd) {
-            assert_ne!(number, 3);
-            // SAFETY: one system call.
-            unsafe {
-                command.pre_exec(move || match libc::dup2(number, 3) {
-                    3 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
+        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        command.arg(program()).arg(guarded.sandbox.folder()).arg(names.join(":"));
+        command.env("NOTIFY_SOCKET", &self.path).env("RUNTIME_DIRECTORY", guarded.sandbox.root());
+        let numbers: Vec<i32> = kept.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+        // SAFETY: system calls alone.
+        unsafe {
+            command.pre_exec(move || {
+                (3..).zip(&numbers).try_for_each(|(to, from)| match libc::dup2(*from, to) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    _ => Ok(()),
                 })
-            };
-        }
+            })
+        };
         command
     }
 }
 
-/// A folder with stubs whose guard has a service manager, and what that keeps.
-fn managed(count: u64) -> Option<(Guarded, Manager, OwnedFd)> {
+/// The next message, and a descriptor that came along.
+fn next(socket: &UnixDatagram) -> std::io::Result<(String, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let (mut control, mut bytes) = (RecvAncillaryBuffer::new(&mut space), [0u8; 4096]);
+    let slices = &mut [IoSliceMut::new(&mut bytes)];
+    let got = rustix::net::recvmsg(socket, slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
+    let fds = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((text, fds))
+}
+
+/// A folder with stubs whose guard has a service manager.
+fn managed(count: u64) -> Option<(Guarded, Manager)> {
     let mut guarded = guarded(&[])?;
     guarded.guard = None;
     let manager = Manager::new(&guarded);
-    let guard = manager.start(&guarded, None);
-    let kept = manager.kept();
+    let guard = manager.start(&guarded);
     guard.wait_for(" guarded (");
+    wait_until("the group is kept", || manager.names() == ["group"]);
     guarded.guard = Some(guard);
     stubs(&guarded, count);
-    Some((guarded, manager, kept))
+    Some((guarded, manager))
+}
+
+/// Kills a guard outright; its manager does the same to what it leaves (`KillMode=mixed`).
+fn kill_service(guarded: &mut Guarded) {
+    let guard = guarded.guard.as_mut().unwrap();
+    for id in guard.workers().into_iter().chain([guard.id()]).rev().collect::<Vec<_>>() {
+        kill(id, libc::SIGKILL);
+    }
+    guard.kill();
 }
 
 fn read(path: PathBuf) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
@@ -110,32 +133,27 @@ fn read(path: PathBuf) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
 #[test]
 fn with_a_service_manager_a_guard_that_is_told_to_restart_lets_nobody_see_a_stub() {
     const COUNT: u64 = 40;
-    let Some((mut guarded, manager, kept)) = managed(COUNT) else { return };
+    let Some((mut guarded, manager)) = managed(COUNT) else { return };
     let paths: Vec<_> = (1..COUNT).map(|i| guarded.at(i.to_string())).collect();
     // Some come before, some while there is no guard, and some after.
     let coming = std::thread::spawn(move || {
         let open = |path| {
             std::thread::sleep(Duration::from_millis(20));
-            (read(path), Instant::now())
+            read(path)
         };
         paths.into_iter().map(open).collect::<Vec<_>>()
     });
     std::thread::sleep(Duration::from_millis(100));
     guarded.guard.as_mut().unwrap().stop();
-    let stopped = Instant::now();
-    let told = manager.told();
-    assert!(!told.iter().any(|text| text.contains("FDSTOREREMOVE")), "{told:?}");
+    assert!(manager.names().contains(&"group".into()));
     let between = read(guarded.at("0"));
     std::thread::sleep(Duration::from_millis(200));
     assert!(!between.is_finished(), "nobody is there to let anybody in");
-    guarded.guard = Some(manager.start(&guarded, Some(&kept)));
+    guarded.guard = Some(manager.start(&guarded));
     assert!(between.join().unwrap().unwrap() == noise(0, SIZE));
-    for (i, (reader, came)) in (1..).zip(coming.join().unwrap()) {
-        match reader.join().unwrap() {
-            Ok(seen) => assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", &seen[..30]),
-            // Who had to wait for the one that stopped.
-            Err(e) => assert!(e.raw_os_error() == Some(libc::EIO) && came < stopped, "{i}: {e}"),
-        }
+    for (i, reader) in (1..).zip(coming.join().unwrap()) {
+        let seen = reader.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}"));
+        assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", &seen[..30]);
     }
     guarded.guard().wait_for(" guarded (");
     for i in 0..COUNT {
@@ -144,17 +162,48 @@ fn with_a_service_manager_a_guard_that_is_told_to_restart_lets_nobody_see_a_stub
 }
 
 #[test]
-fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
-    let Some((mut guarded, manager, kept)) = managed(12) else { return };
+fn who_comes_while_a_guard_ends_is_left_to_the_next_one_and_who_waits_is_served_first() {
+    let Some((mut guarded, manager)) = managed(12) else { return };
     guarded.guard().freeze(true);
     let first = read(guarded.at("0"));
     wait_until("it waits", || !waiting(&guarded).is_empty());
-    guarded.guard.as_mut().unwrap().kill();
+    let mut guard = guarded.guard.take().unwrap();
+    let workers = guard.workers();
+    let ending = std::thread::spawn(move || guard.stop());
+    let come = |i: u64| {
+        std::thread::sleep(Duration::from_millis(40));
+        (i, read(guarded.at(i.to_string())))
+    };
+    // Those who come before it parts are served by it.
+    let late: Vec<_> = (1..12).map(come).collect();
+    wait_until("it leaves the others to the next", || manager.names().len() > 3);
+    assert!(!first.is_finished());
+    for id in workers {
+        kill(id, libc::SIGCONT);
+    }
+    ending.join().unwrap();
+    assert!(first.join().unwrap().unwrap() == noise(0, SIZE));
+    guarded.guard = Some(manager.start(&guarded));
+    for (i, reader) in late {
+        let seen = reader.join().unwrap().unwrap_or_else(|e| panic!("{i}: {e}"));
+        assert!(seen == noise(i, SIZE), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
+    }
+    assert_eq!(manager.names(), ["group"]);
+    wait_until("all are full", || guarded.guard().marks() == 0);
+}
+
+#[test]
+fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
+    let Some((mut guarded, manager)) = managed(12) else { return };
+    guarded.guard().freeze(true);
+    let first = read(guarded.at("0"));
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    kill_service(&mut guarded);
     // Nobody is there to answer, and nobody is let in.
     let second = read(guarded.at("1"));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!first.is_finished() && !second.is_finished());
-    guarded.guard = Some(manager.start(&guarded, Some(&kept)));
+    guarded.guard = Some(manager.start(&guarded));
     // As soon as it can be had: those who come before the new worker has looked around wait, too.
     let others: Vec<_> = (2..12)
         .map(|i| {
@@ -172,9 +221,101 @@ fn with_a_service_manager_even_a_killed_guard_lets_nobody_see_a_stub() {
     wait_until("all are full", || guarded.guard().marks() == 0);
 }
 
+/// Stops a process where it has no lease on what looks like a stub already: who opens that would wait for it.
+fn freeze_at_work(id: i32, paths: &[PathBuf]) {
+    let small: HashMap<u64, &PathBuf> =
+        paths.iter().map(|path| (std::fs::metadata(path).unwrap().ino(), path)).collect();
+    wait_until("it is not about to end one", || {
+        kill(id, libc::SIGSTOP);
+        // Not all of its threads stop at once.
+        std::thread::sleep(Duration::from_millis(3));
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let theirs = locks.lines().filter(|line| line.contains("LEASE") && line.contains(&format!(" {id} ")));
+        let mut inodes = theirs.filter_map(|line| line.split([' ', ':']).rev().nth(2)?.parse().ok());
+        let good = !inodes.any(|inode: u64| small.get(&inode).is_none_or(|path| is_stub(path)));
+        if !good {
+            kill(id, libc::SIGCONT);
+        }
+        good
+    });
+}
+
+#[test]
+fn what_is_being_stashed_while_the_guard_is_replaced_ends_guarded_or_stays() {
+    const COUNT: u64 = 800;
+    const SMALL: u64 = 20_001;
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    let paths: Vec<_> = (0..COUNT).map(|i| guarded.at(format!("more{i}"))).collect();
+    (0..).zip(&paths).for_each(|(i, path)| std::fs::write(path, noise(i, SMALL)).unwrap());
+    let mut command = Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    let mut stash = command.args(["stash", "."]).spawn().unwrap();
+    wait_until("it has begun", || paths.iter().any(|path| is_stub(path)));
+    freeze_at_work(stash.id() as i32, &paths);
+    let left = paths.iter().filter(|path| !is_stub(path)).count();
+    // After a worker that was killed, too, the next one would open every file, and wait for a lease of what is frozen.
+    guarded.guard.as_mut().unwrap().kill();
+    let guard = manager.start(&guarded);
+    guard.wait_for(" guarded (");
+    guarded.guard = Some(guard);
+    kill(stash.id() as i32, libc::SIGCONT);
+    let code = stash.wait().unwrap().code();
+    for (i, path) in (0..).zip(&paths) {
+        let seen = std::fs::read(path).unwrap();
+        assert!(seen == noise(i, SMALL), "{i} is seen as {:?}", String::from_utf8_lossy(&seen[..30]));
+    }
+    assert!(left == 0 || code == Some(4), "{left} were left, and it ended with {code:?}");
+}
+
+#[test]
+fn a_stash_waits_for_a_guard_that_is_being_started_again() {
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    guarded.guard.as_mut().unwrap().stop();
+    let paths: Vec<_> = (0..5).map(|i| guarded.at(format!("more{i}"))).collect();
+    (0..).zip(&paths).for_each(|(i, path)| std::fs::write(path, noise(i, SIZE)).unwrap());
+    let mut command = Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    let mut stash = command.args(["stash", "."]).spawn().unwrap();
+    let none = || {
+        std::thread::sleep(Duration::from_millis(500));
+        !paths.iter().any(|path| is_stub(path))
+    };
+    assert!(none(), "there is no guard yet");
+    // Without them no worker can live.
+    std::fs::rename(guarded.at(".ddr/keys"), guarded.at(".ddr/away")).unwrap();
+    guarded.guard = Some(manager.start(&guarded));
+    assert!(none(), "it does not look after this folder yet");
+    std::fs::rename(guarded.at(".ddr/away"), guarded.at(".ddr/keys")).unwrap();
+    assert!(stash.wait().unwrap().success());
+    assert_eq!(guarded.guard().marks(), 6);
+    assert!((0..).zip(&paths).all(|(i, path)| std::fs::read(path).unwrap() == noise(i, SIZE)));
+}
+
+#[test]
+fn a_folder_whose_disk_comes_later_or_that_is_refused_keeps_no_other_waiting() {
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    let (later, away) = (guarded.sandbox.root().join("later"), guarded.sandbox.root().join("away"));
+    let mut command = Command::new(program());
+    guarded.sandbox.settle(&mut command);
+    assert!(command.arg("init").arg(&later).status().unwrap().success());
+    std::fs::rename(&later, &away).unwrap();
+    let odd = guarded.sandbox.root().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(guarded.at(".ddr"), odd.join(".ddr")).unwrap();
+    guarded.guard.as_mut().unwrap().stop();
+    let guard =
+        Guard::spawn(manager.command(&guarded, &format!("'{}' '{}'", later.display(), odd.display())));
+    guard.wait_for(" guarded (");
+    guard.wait_for("are not of one user");
+    assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
+    std::fs::rename(&away, &later).unwrap();
+    guard.wait_for(&format!(" guarded ({})", later.display()));
+    guarded.guard = Some(guard);
+}
+
 #[test]
 fn while_workers_are_awaited_one_user_cannot_have_all_of_the_guard_either() {
-    let Some((mut guarded, manager, kept)) = managed(8) else { return };
+    let Some((mut guarded, manager)) = managed(8) else { return };
     let root = guarded.sandbox.root();
     for dir in [guarded.outside(), root, root.join("one").as_path()] {
         std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
@@ -182,7 +323,7 @@ fn while_workers_are_awaited_one_user_cannot_have_all_of_the_guard_either() {
     guarded.guard.as_mut().unwrap().stop();
     // Without them no worker can live.
     std::fs::rename(guarded.at(".ddr/keys"), guarded.at(".ddr/away")).unwrap();
-    guarded.guard = Some(Guard::spawn(manager.command(&guarded, Some(&kept), "--user-files 3")));
+    guarded.guard = Some(Guard::spawn(manager.command(&guarded, "--user-files 3")));
     let read = |i: u64| {
         let path = guarded.at(i.to_string());
         std::thread::spawn(move || {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::races::{guarded, waiting};
 use super::trouble::same;
 use crate::support::content::{Random, noise};
-use crate::support::guarded::{Guarded, is_filling, is_stub, is_unsettled, kill, wait_until};
+use crate::support::guarded::{Guard, Guarded, is_filling, is_stub, is_unsettled, kill, wait_until};
 use crate::support::{scale, seed};
 
 pub const SIZE: u64 = 300_001;
@@ -88,6 +88,27 @@ fn a_killed_guard_leaves_stubs_that_say_what_they_are_until_the_next_one() {
     assert!(seen.starts_with(b"This is a ddr stub"), "without a guard a stub is its text");
     guarded.start(&[]);
     assert!((0..3).all(|i| std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, SIZE)));
+}
+
+#[test]
+fn a_guard_whose_program_was_replaced_still_starts_workers() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard = None;
+    stubs(&guarded, 2);
+    let program = guarded.outside().join("ddr");
+    assert!(Command::new("cp").arg(crate::support::program()).arg(&program).status().unwrap().success());
+    let mut command = Command::new(&program);
+    guarded.sandbox.settle(&mut command);
+    command.arg("guard").arg(guarded.sandbox.folder());
+    let guard = Guard::spawn(command);
+    guard.wait_for(" guarded (");
+    std::fs::remove_file(&program).unwrap();
+    assert_eq!(guard.kill_workers(), 1);
+    guarded.guard = Some(guard);
+    let path = guarded.at("0");
+    let reader = std::thread::spawn(move || std::fs::read(path));
+    wait_until("it is served", || reader.is_finished());
+    assert!(reader.join().unwrap().unwrap() == noise(0, SIZE));
 }
 
 #[test]
