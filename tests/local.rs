@@ -16,7 +16,7 @@ use place::Place;
 type Case = (&'static str, fn(&Place));
 
 /// Every case that a file system can make a difference to.
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     ("converting keeps everything but blocks", stubs::i3_converting_keeps_everything_but_blocks),
     ("only the file that the guard holds is touched", stubs::only_the_file_that_the_guard_holds_is_touched),
     ("filling brings every byte back", stubs::filling_brings_every_byte_back),
@@ -32,6 +32,7 @@ const CASES: [Case; 18] = [
     ("user writes into stubs", odd::whatever_users_do_to_stubs_is_told_apart),
     ("torn files", torn::torn_files_are_explained_or_left_alone),
     ("zeros", torn::zeros_that_the_user_wrote_stay),
+    ("files made anew", torn::what_was_made_anew_stays),
     ("whole files written to", torn::what_was_written_to_whole_files_stays),
     ("every fault", faults::every_fault_is_mended),
     ("attributes stay", stubs::attributes_stay),

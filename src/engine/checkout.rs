@@ -265,7 +265,7 @@ impl Site<'_> {
     }
 }
 
-impl Output for Filling {
+impl Output for Filling<'_> {
     fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
         Filling::reserve(self, holes)
     }

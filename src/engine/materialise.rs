@@ -28,7 +28,7 @@ use crate::format::stub::{MIN_STUB, StubHead};
 use crate::history::{Head, History, LocalRow};
 use crate::local::create::{self, NewFile};
 use crate::local::inode::Target;
-use crate::local::intent::{Intent, Item, Task};
+use crate::local::intent::{self, Intent, Item, Task};
 use crate::local::mount::{MountId, mount_of};
 use crate::local::root::{Access, Root};
 use crate::local::stat::{FileType, Stat};
@@ -79,7 +79,10 @@ pub fn materialise(folder: &mut Folder, contents: Contents) -> Result<CloneStats
         Contents::Small => progress.stage("making the tree", counts.paths, false),
         Contents::All => progress.stage("making the tree", counts.bytes, true),
     }
-    folder.history.set_meta(MATERIALISING, &mount(folder)?)?;
+    // What an earlier run left torn, and nobody could judge yet, must not pass for whole.
+    let is_left = intent::pending(&folder.intents())?.iter().any(|(_, task, _)| *task == Task::Create);
+    let began = if is_left { String::new() } else { mount(folder)? };
+    folder.history.set_meta(MATERIALISING, &began)?;
     let site = Site {
         tree: Arc::clone(folder.tree()?),
         keys: folder.keys.clone(),
@@ -263,7 +266,11 @@ struct Made {
 fn settle(folder: &mut Folder, site: &Site, made: Option<Made>, stats: &mut CloneStats) -> Result<()> {
     let Some(Made { mut rows, stubs, files, intents, fetched }) = made else { return Ok(()) };
     let paths = rows.len() + stubs.len() + files.len();
-    crate::disk::sync_fs(&site.tree, site.tree.path())?;
+    if let Err(e) = crate::disk::sync_fs(&site.tree, site.tree.path()) {
+        // The next sync would not fail for the same loss: what has a name may be torn.
+        folder.history.set_meta(MATERIALISING, "")?;
+        return Err(e);
+    }
     intents.into_iter().try_for_each(Intent::close)?;
     for (job, result) in stubs {
         let size = job.head.version.size;

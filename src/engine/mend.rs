@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::content::Content;
 use super::folder::Folder;
-use super::held::{Held, guard_now};
+use super::held::{Held, PATIENCE, guard_now};
 use super::materialise::began_in_this_mount;
 use super::rebuild;
 use super::remotes::Remotes;
@@ -29,11 +29,11 @@ use crate::format::key::Keys;
 use crate::format::stub::StubHead;
 use crate::history::LocalRow;
 use crate::local::guard::{Guard, Hold};
-use crate::local::inode::{Target, clear_mark};
+use crate::local::inode::{Target, clear_mark, doubt_mark};
 use crate::local::inspect::{State, first_block, inspect, marked};
 use crate::local::intent::{self, Intent, Item, Task};
 use crate::local::mend::{Verdict, is_finished, judge, judge_open, refill, remove, restore_mode, restub};
-use crate::local::root::Access;
+use crate::local::root::{Access, Root};
 use crate::local::scan::{Scan, ScanOptions, Seen};
 use crate::local::stat::{FileType, Stat};
 use crate::model::entry::Body;
@@ -77,6 +77,9 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         return Ok(stats);
     }
     let remotes = Remotes::open_all(folder)?;
+    // To a guard that is just coming we must be known: else it would have us wait for the worker that waits for us.
+    let known = guard_now(folder.guard.as_ref(), folder.id, &mut PATIENCE.clone())?;
+    let _known = if known.is_none() { Guard::connect(folder.id) } else { None };
     // A worker that begins waits for this: stores that do not answer were waited for before.
     if let Some(trace) = trace::claim(&folder.dir)? {
         // To whom a guard serves, files that a worker left look as if it still looked after them.
@@ -87,7 +90,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
             trace.end();
         }
     }
-    let mut open: Vec<PathBuf> = Vec::new();
+    let (mut open, mut stubs): (Vec<PathBuf>, Vec<RelPath>) = Default::default();
     let mut elsewhere: HashMap<u64, (Task, &Item, &Path)> = HashMap::new();
     let is_made = began_in_this_mount(folder)?;
     for (file, task, items) in &pending {
@@ -97,7 +100,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
         let mut settled = true;
         for item in items {
             let at = item.path.clone();
-            settled &= mend_named(folder, &remotes, (*task, item), &at, &mut stats);
+            settled &= mend_named(folder, &remotes, (*task, item), &at, (&mut stats, &mut stubs));
             if let Some(ino) = item.ino.filter(|ino| !lies_at(folder, &at, *ino)) {
                 elsewhere.insert(ino, (*task, item, file));
             }
@@ -108,9 +111,12 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     for (ino, at) in find(folder, &elsewhere)? {
         let (task, item, file) = elsewhere[&ino];
-        if !mend_named(folder, &remotes, (task, item), &at, &mut stats) {
+        if !mend_named(folder, &remotes, (task, item), &at, (&mut stats, &mut stubs)) {
             open.push(file.to_path_buf());
         }
+    }
+    if let Err(e) = guard_all(folder, &stubs) {
+        folder.context.progress.note(&format!("{} not guarded: {e}", count(stubs.len() as u64, "stub")));
     }
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
     for (file, ..) in pending.iter().filter(|(file, ..)| !open.contains(file)) {
@@ -123,28 +129,27 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     Ok(stats)
 }
 
-/// Mends a file that an intent names, and has it guarded if it ends as a stub: a guard that came meanwhile may
-/// never have heard of it.
+/// Mends a file that an intent names; `stubs` hears if it ends as one.
 fn mend_named(
     folder: &Folder,
     remotes: &Remotes,
     (task, item): (Task, &Item),
     at: &RelPath,
-    stats: &mut MendStats,
+    (stats, stubs): (&mut MendStats, &mut Vec<RelPath>),
 ) -> bool {
     let before = stats.stubs;
     let settled = try_one(folder, remotes, Known { task, item, held: None }, at, stats);
-    let guarded = || {
-        let mut patience = Duration::ZERO;
-        let guard = guard_now(folder.guard.as_ref(), folder.id, &mut patience)?;
-        Held::take(guard.as_ref(), folder.tree()?, std::iter::once(at))?.release(|_| true)
-    };
-    if stats.stubs > before
-        && let Err(e) = guarded()
-    {
-        report(folder.context.progress.as_ref(), at, e);
-    }
+    stubs.extend((stats.stubs > before).then(|| at.clone()));
     settled
+}
+
+/// Has files guarded that mending left as stubs: a guard that came meanwhile may never have heard of them.
+fn guard_all(folder: &Folder, stubs: &[RelPath]) -> Result<()> {
+    if stubs.is_empty() {
+        return Ok(());
+    }
+    let guard = guard_now(folder.guard.as_ref(), folder.id, &mut Duration::ZERO.clone())?;
+    Held::take(guard.as_ref(), folder.tree()?, stubs.iter())?.release(|_| true)
 }
 
 /// Mends the files that a worker was filling when it died; their marks tell. Those who wait for one of them are kept
@@ -164,8 +169,13 @@ pub fn sweep(
         Ok(())
     })?;
     let tree = folder.tree()?;
-    // What is whole in memory becomes so on the disk before a mark goes.
-    crate::disk::sync_fs(tree, tree.path())?;
+    // What is whole in memory becomes so on the disk before a mark goes. The next sync would not fail for the same
+    // loss: then all of it is compared.
+    if let Err(e) = crate::disk::sync_fs(tree, tree.path()) {
+        let files = found.iter().filter_map(|(path, ..)| tree.open_file(path, Access::Read).ok());
+        files.for_each(|file| drop(doubt_mark(&file)));
+        return Err(e);
+    }
     let mut settled = true;
     for (path, stat, row) in found {
         folder.context.cancel.check()?;
@@ -196,7 +206,7 @@ fn sweep_one(
     };
     let State::Filling(mark) = inspect(&file, stat, &folder.keys, folder.id)? else { return Ok(true) };
     let block = first_block(&file)?;
-    if is_finished(&file, &mark) {
+    if is_finished(tree, &file, &mark) {
         clear_mark(&file)?;
         stats.whole += 1;
         return Ok(true);
@@ -220,11 +230,15 @@ fn sweep_one(
 /// Finishes an open file that a worker was filling, or a command freeing, when it died, wherever it lies by now:
 /// outside of the folder, or nowhere. Its openers wait at the guard. Whether it is whole now; what its bytes and its
 /// mark do not explain stays as it is.
-pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) -> Result<bool> {
+pub fn mend_open(
+    (file, hold): (&File, Option<Hold>),
+    (tree, keys, id): (&Root, &Keys, FolderId),
+    remotes: &Remotes,
+) -> Result<bool> {
     let Some(mark) = marked(file)? else { return Ok(false) };
     let path = Path::new("a file");
     // A mark goes only when what it explains is durable.
-    crate::disk::sync_file(file, path)?;
+    crate::disk::sync_file(file, path).or_else(|e| doubt_mark(file).and(Err(e)))?;
     let block = first_block(file)?;
     let stat = Stat::of(file).map_err(|e| Error::io("inspecting", path, e))?;
     let body = Body { kind: mark.kind, id: mark.body };
@@ -234,8 +248,8 @@ pub fn mend_open(file: &File, (keys, id): (&Keys, FolderId), remotes: &Remotes) 
     let mut content = None;
     let mut original =
         |offset: u64, buffer: &mut [u8]| original(&mut content, (remotes, keys), &head, offset, buffer);
-    match judge_open(file, Task::Fill, &[], &head, keys, &mut original)? {
-        Verdict::Explained(seen) => refill(file, &head, &seen, &mut original).map(|_| true),
+    match judge_open(file, tree, Task::Fill, &[], (&head, keys), &mut original)? {
+        Verdict::Explained(seen) => refill((file, hold), &head, &seen, &mut original).map(|_| true),
         Verdict::Intact | Verdict::Stub => Ok(true),
         Verdict::Theirs(_) | Verdict::Gone => Ok(false),
     }
@@ -322,7 +336,8 @@ fn one(folder: &Folder, remotes: &Remotes, known: Known, at: &RelPath, stats: &m
     let Known { task, item, held } = known;
     let tree = folder.tree()?;
     let mut content = None;
-    if *at == item.path || is_marked(folder, at, item)? {
+    // Nothing is lent for making a file.
+    if task != Task::Create && (*at == item.path || is_marked(folder, at, item)?) {
         restore_mode(tree, at, item.mode)?;
     }
     let known = (at, item.path.name());

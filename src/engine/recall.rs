@@ -34,6 +34,7 @@ use crate::local::guard::{Guard, Hold};
 use crate::local::inode::{Target, clear_mark, doubt_mark, set_atime, set_mtime};
 use crate::local::inspect::{HALF_FILLED, State, first_block, inspect, marked};
 use crate::local::intent::{self, Item, Task};
+use crate::local::mount::MountId;
 use crate::local::root::{Access as RootAccess, Root};
 use crate::local::scan::ScanOptions;
 use crate::local::stat::Stat;
@@ -55,7 +56,7 @@ pub struct Filled {
 }
 
 /// Takes the stub for filling.
-type Begin<'a> = &'a (dyn Fn() -> Result<Filling> + Sync);
+type Begin<'a, 'h> = &'a (dyn Fn() -> Result<Filling<'h>> + Sync);
 
 /// What recalls of one folder share.
 pub struct Recaller {
@@ -185,12 +186,13 @@ impl Recaller {
             State::Odd(why) => return Err(Error::Refused(why)),
         };
         let atime = Stat::of(&file).ok().filter(|_| cold).map(|stat| stat.atime);
-        let begin = || Filling::guarded(&file, &self.keys, &head);
+        let mount = self.tree.mount_of(&file);
+        let begin = || Filling::guarded(&file, &self.keys, &head, self.hold(&file));
         let remotes = self.remotes();
-        if let Err(e) = self.fill(&remotes, &begin, &head, progress) {
+        if let Err(e) = self.fill(&remotes, &begin, (&head, mount), progress) {
             // Packs come and go, disks are plugged in: look once more before giving up.
             match self.reopened(&e, &remotes)? {
-                Some(remotes) => self.fill(&remotes, &begin, &head, progress)?,
+                Some(remotes) => self.fill(&remotes, &begin, (&head, mount), progress)?,
                 None => return Err(e),
             }
         }
@@ -217,9 +219,10 @@ impl Recaller {
         let State::Stub(head) = self.look(&file)? else { return Ok(None) };
         // Nobody has used it yet.
         let cold = Stat::of(&file).ok().map(|stat| stat.atime);
+        let mount = self.tree.mount_of(&file);
         drop(file);
         let target = Target { root: &self.tree, path, keys: &self.keys, head: &head, held: wanted };
-        self.fill(&self.remotes(), &|| Filling::begin(&target), &head, &|_| {})?;
+        self.fill(&self.remotes(), &|| Filling::begin(&target), (&head, mount), &|_| {})?;
         let file = open(wanted)?;
         lock(&self.unsettled).extend(inode(&file));
         held.release(|_| false)?;
@@ -235,6 +238,12 @@ impl Recaller {
     fn is_headed(&self, file: &File) -> Result<bool> {
         let head = StubHead::decode(&first_block(file)?, &self.keys, self.id);
         Ok(marked(file)?.is_some_and(|mark| head.is_ok_and(|head| head.body.id == mark.body)))
+    }
+
+    /// That the guard keeps a file's openers waiting, as long as it is there.
+    fn hold(&self, file: &File) -> Option<Hold<'_>> {
+        let stat = rustix::fs::fstat(file).ok()?;
+        Some(self.guard.as_ref()?.held((stat.st_dev, stat.st_ino)))
     }
 
     /// A stub with its time: a command that died after the last of it was freed may not have set that back. Its
@@ -258,7 +267,7 @@ impl Recaller {
         let (begun, mut reopened) = (Instant::now(), false);
         loop {
             let remotes = self.remotes();
-            match mend::mend_open(file, (&self.keys, self.id), &remotes) {
+            match mend::mend_open((file, self.hold(file)), (&self.tree, &self.keys, self.id), &remotes) {
                 Ok(_) => return self.look(file),
                 Err(Error::Changed(_)) if begun.elapsed() < MENDING => std::thread::sleep(MENDING / 50),
                 Err(e) if reopened => return Err(e),
@@ -270,12 +279,18 @@ impl Recaller {
         }
     }
 
-    fn fill(&self, remotes: &Remotes, begin: Begin, head: &StubHead, progress: Progress) -> Result<()> {
+    fn fill(
+        &self,
+        remotes: &Remotes,
+        begin: Begin,
+        (head, mount): (&StubHead, Option<MountId>),
+        progress: Progress,
+    ) -> Result<()> {
         let (full, done) = (OnceLock::new(), AtomicU64::new(0));
         let begin = |_| {
             let mut filling = begin()?;
             filling.order_mark()?;
-            Ok(Recalling(filling))
+            Ok(Recalling { filling, mount })
         };
         let advance = |bytes| progress(bytes + done.fetch_add(bytes, Ordering::Relaxed));
         let writing = Writing::new(1, &begin, &advance, &full);
@@ -330,7 +345,10 @@ impl Recaller {
             // It would not fail a second time, for the same loss.
             eprintln!("ddr: {e}; files brought back just now will be compared with their contents");
             self.is_clean.store(false, Ordering::Relaxed);
-            filled.iter().for_each(|one| drop(doubt_mark(&one.file)));
+            for one in filled {
+                drop(doubt_mark(&one.file));
+                inode(&one.file).map(|ino| lock(&self.unsettled).remove(&ino));
+            }
             return;
         }
         for one in filled {
@@ -408,22 +426,25 @@ fn row(folder: &Folder, path: &RelPath, one: &Filled) -> Result<Option<LocalRow>
 }
 
 /// A stub being recalled: its mark stays until the content is durable.
-struct Recalling(Filling);
+struct Recalling<'h> {
+    filling: Filling<'h>,
+    mount: Option<MountId>,
+}
 
-impl Output for Recalling {
+impl Output for Recalling<'_> {
     fn reserve(&self, holes: &[(u64, u64)]) -> Result<()> {
-        self.0.reserve(holes)
+        self.filling.reserve(holes)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.0.write_at(bytes, offset)
+        self.filling.write_at(bytes, offset)
     }
 
     fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
-        self.0.finish_marked(holes)
+        self.filling.finish_marked(holes, self.mount)
     }
 
     fn abandon(self) -> Result<()> {
-        self.0.abandon()
+        self.filling.abandon()
     }
 }

@@ -6,14 +6,17 @@
 //! Syncs nothing. Does not know where the bytes come from; the caller has verified them.
 
 use std::fs::File;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::inode::{Exclusive, Target, clear_mark, keeps_order, punch_tail, reserve, set_mark};
+use super::guard::Hold;
+use super::inode::{Exclusive, Target, clear_mark, keeps_order, punch_tail, reserve};
 use super::inspect::{State, first_block, marked, read_stub};
 use super::lease::patience;
-use super::mount::mount_of;
+use super::mount::MountId;
+#[cfg(doc)]
+use super::root::Root;
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::disk;
@@ -21,8 +24,8 @@ use crate::format::key::Keys;
 use crate::format::stub::{HEADER_LEN, InodeMark, MarkState, StubHead, looks_like_stub};
 
 /// A stub being filled. Dropping it unfinished makes it a stub again, as [`Filling::abandon`] does.
-pub struct Filling {
-    held: Exclusive,
+pub struct Filling<'h> {
+    held: Exclusive<'h>,
     /// The header as it is in the file, whatever name it mentions.
     header: Vec<u8>,
     mark: InodeMark,
@@ -37,23 +40,25 @@ pub struct Filling {
     done: bool,
 }
 
-impl Filling {
+impl<'h> Filling<'h> {
     /// Takes the file exclusively and checks that it is the stub of `target.head`.
-    pub fn begin(target: &Target) -> Result<Self> {
+    pub fn begin(target: &Target<'h>) -> Result<Self> {
         let mut held = target.open()?;
         // A guard that is gone keeps nobody out; the lease does.
-        if target.held.is_some_and(|hold| hold.check().is_ok()) {
-            held.rely_on_guard();
+        if let Some(hold) = target.held.filter(|hold| hold.check().is_ok()) {
+            held.rely_on_guard(hold);
         }
-        Self::of(held, target.keys, target.head)
+        let mount = target.root.mount_of(&held.file);
+        Self::of(held, target.keys, target.head, mount)
     }
 
     /// The same for an open file whose openers all wait at the guard.
-    pub fn guarded(reader: &File, keys: &Keys, head: &StubHead) -> Result<Self> {
-        Self::of(Exclusive::guarded(reader)?, keys, head)
+    pub fn guarded(reader: &File, keys: &Keys, head: &StubHead, hold: Option<Hold<'h>>) -> Result<Self> {
+        // Nobody is let in before it is marked as filled.
+        Self::of(Exclusive::guarded(reader, hold)?, keys, head, None)
     }
 
-    fn of(mut held: Exclusive, keys: &Keys, head: &StubHead) -> Result<Self> {
+    fn of(mut held: Exclusive<'h>, keys: &Keys, head: &StubHead, mount: Option<MountId>) -> Result<Self> {
         let begun = Instant::now();
         let header = first_block(&held.file)?;
         if marked(&held.file)?.is_some_and(|m| m.state == MarkState::Filling) {
@@ -70,7 +75,7 @@ impl Filling {
         let mark = InodeMark {
             mtime: held.stat.mtime,
             inode: held.stat.ino as u32,
-            mount: mount_of(&held.file).unwrap_or_default(),
+            mount: mount.unwrap_or_default(),
             ..InodeMark::of(head, MarkState::Filling)
         };
         match held.mark(&mark) {
@@ -127,24 +132,23 @@ impl Filling {
 
     /// Ends it: everything but these holes (start, length) has been written. On an error the file is
     /// a stub again, or still marked as half filled.
-    pub fn finish(self, holes: &[(u64, u64)]) -> Result<Stat> {
-        let (file, path) = (Arc::clone(&self.held.file), self.held.path.clone());
+    pub fn finish(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
         let stat = self.complete(holes)?;
-        clear_mark(&file)?;
-        Stat::of(&file).map_err(|e| Error::io("inspecting", path, e)).or(Ok(stat))
+        // Before anybody is let in.
+        clear_mark(&self.held.file)?;
+        Ok(Stat::of(&self.held.file).unwrap_or(stat))
     }
 
     /// The same, but a mark stays, that all is there: it must go ([`clear_mark`]) only after the content is
-    /// durable.
-    pub fn finish_marked(self, holes: &[(u64, u64)]) -> Result<Stat> {
-        let (file, path) = (Arc::clone(&self.held.file), self.held.path.clone());
-        let mark = InodeMark { state: MarkState::Filled, ..self.mark };
+    /// durable. `mount` is that of the file system ([`Root::mount_of`]).
+    pub fn finish_marked(mut self, holes: &[(u64, u64)], mount: Option<MountId>) -> Result<Stat> {
         let stat = self.complete(holes)?;
-        set_mark(&file, &mark, &path)?;
-        Stat::of(&file).map_err(|e| Error::io("inspecting", path, e)).or(Ok(stat))
+        let mount = mount.unwrap_or_default();
+        self.held.mark(&InodeMark { state: MarkState::Filled, mount, ..self.mark })?;
+        Ok(Stat::of(&self.held.file).unwrap_or(stat))
     }
 
-    fn complete(mut self, holes: &[(u64, u64)]) -> Result<Stat> {
+    fn complete(&mut self, holes: &[(u64, u64)]) -> Result<Stat> {
         let hole_bytes: u64 = holes.iter().map(|(_, len)| len).sum();
         let written = self.written.load(Ordering::Relaxed);
         if written.checked_add(hole_bytes) != Some(self.held.stat.size) {
@@ -174,6 +178,7 @@ impl Filling {
     }
 
     fn back(&mut self) -> Result<()> {
+        self.held.check_hold()?;
         self.check_lease()?;
         // What is freed may be what the header needs.
         punch_tail(&self.held.file, self.held.stat.size, &self.held.path)?;
@@ -183,7 +188,7 @@ impl Filling {
             // The header may lie in a new block, which a mark must not overtake.
             disk::sync_file(&self.held.file, &self.held.path)?;
         }
-        let mark = InodeMark { state: MarkState::Stub, inode: 0, mount: Default::default(), ..self.mark };
+        let mark = InodeMark { state: MarkState::Stub, inode: 0, mount: MountId::default(), ..self.mark };
         match self.held.mark(&mark) {
             Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
             _ => Ok(()),
@@ -205,7 +210,7 @@ impl Filling {
     }
 }
 
-impl Drop for Filling {
+impl Drop for Filling<'_> {
     fn drop(&mut self) {
         if !self.done {
             // Failing leaves the mark and the intent, which explain the file.

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::fs::{
+    FallocateFlags, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags, major, minor,
+};
 use rustix::io::Errno;
 
 use super::guard::Hold;
@@ -40,19 +42,19 @@ pub struct Target<'a> {
     pub held: Option<Hold<'a>>,
 }
 
-impl Target<'_> {
+impl<'t> Target<'t> {
     /// The header block for this name.
     pub(super) fn block(&self) -> [u8; HEADER_LEN] {
         self.head.encode(self.keys, self.path.name())
     }
 
     /// The file opened and leased, and the one that the guard holds, if it holds one.
-    pub(super) fn open(&self) -> Result<Exclusive> {
+    pub(super) fn open(&self) -> Result<Exclusive<'t>> {
         self.same(Exclusive::open(self.root, self.path)?)
     }
 
     /// Fails if this is another file than the one that the guard holds.
-    pub(super) fn same(&self, opened: Exclusive) -> Result<Exclusive> {
+    pub(super) fn same<'a>(&self, opened: Exclusive<'a>) -> Result<Exclusive<'a>> {
         match self.held.is_none_or(|held| held.inode == (opened.stat.dev, opened.stat.ino)) {
             true => Ok(opened),
             false => Err(Error::Changed("another file lies there by now".into())),
@@ -61,10 +63,12 @@ impl Target<'_> {
 }
 
 /// A regular file that nobody else has open or mapped, opened for reading and writing.
-pub(super) struct Exclusive {
+pub(super) struct Exclusive<'h> {
     // Fields drop in this order: mode back (in `drop`), lease, descriptor.
     /// `None` while the guard keeps everybody else out.
     lease: Option<Lease>,
+    /// With a guard: that it still does.
+    hold: Option<Hold<'h>>,
     pub file: Arc<File>,
     /// The file now.
     pub stat: Stat,
@@ -76,7 +80,7 @@ pub(super) struct Exclusive {
     pub path: PathBuf,
 }
 
-impl Exclusive {
+impl<'h> Exclusive<'h> {
     /// Opens and leases; every reason why that cannot be is `Refused`.
     fn open(root: &Root, path: &RelPath) -> Result<Self> {
         let opened = match root.try_open(path, Access::ReadWrite) {
@@ -117,12 +121,12 @@ impl Exclusive {
         }
         let mode = opened.lent.as_ref().map_or(raw.st_mode & 0o7777, |lent| lent.mode);
         let lent = opened.lent.is_some();
-        Ok(Self { lease: Some(lease), file: opened.file, stat, seen, mode, lent, path })
+        Ok(Self { lease: Some(lease), hold: None, file: opened.file, stat, seen, mode, lent, path })
     }
 
     /// Opens for writing what is already open for reading, while the guard keeps everybody else waiting:
     /// those who wait count as openers, so no lease could be had.
-    pub fn guarded(reader: &File) -> Result<Self> {
+    pub fn guarded(reader: &File, hold: Option<Hold<'h>>) -> Result<Self> {
         let path = name_of(reader);
         let raw = rustix::fs::fstat(reader).map_err(|e| Error::io("inspecting", &path, e))?;
         let mode = raw.st_mode & 0o7777;
@@ -141,14 +145,20 @@ impl Exclusive {
         let file = Arc::new(opened.map_err(|e| Error::io("opening", &path, e))?);
         let stat = Stat::from_raw(&raw);
         let seen = stat.fingerprint();
-        let held = Self { lease: None, file, stat, seen, mode, lent, path };
+        let held = Self { lease: None, hold, file, stat, seen, mode, lent, path };
         if held.stat.kind != FileType::File { Err(changed_since()) } else { Ok(held) }
     }
 
     /// The lease has proven that nobody has it open, and the guard keeps it so: whoever opens it now
     /// waits there, and must not make the guard wait for us.
-    pub fn rely_on_guard(&mut self) {
+    pub fn rely_on_guard(&mut self, hold: Hold<'h>) {
         self.lease = None;
+        self.hold = Some(hold);
+    }
+
+    /// Fails once the guard that keeps others out is gone: they may be in.
+    pub fn check_hold(&self) -> Result<()> {
+        self.hold.map_or(Ok(()), |hold| hold.check())
     }
 
     /// Whether nobody waits for the lease.
@@ -175,11 +185,13 @@ impl Exclusive {
 
     /// Writes at an offset.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.check_hold()?;
         disk::write_at(&self.file, bytes, offset, &self.path)
     }
 
     /// Frees a range; the size stays.
     pub fn punch(&self, start: u64, end: u64) -> Result<()> {
+        self.check_hold()?;
         punch(&self.file, start, end, &self.path)
     }
 
@@ -204,7 +216,7 @@ impl Exclusive {
     }
 }
 
-impl Drop for Exclusive {
+impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
         // Whatever failed, the mode goes back; a failure here is mended from the intent.
         let _ = self.give_back();
@@ -314,13 +326,22 @@ pub(super) fn chmod(file: &File, mode: u32, path: &Path) -> Result<()> {
     step("changing the mode of", path, || rustix::fs::fchmod(file, Mode::from_raw_mode(mode)))
 }
 
-/// Whether a file system commits changes of extents and attributes in the order in which they were made.
+/// Whether a file system commits changes of extents and attributes in the order in which they were made: of the ext
+/// family only what has a journal.
 pub fn keeps_order(file: &File) -> bool {
-    const EXT4: u64 = 0xEF53;
+    const EXT: u64 = 0xEF53;
     const XFS: u64 = 0x5846_5342;
     const BTRFS: u64 = 0x9123_683E;
     let magic = rustix::fs::fstatfs(file).map(|fs| fs.f_type as u64 & 0xFFFF_FFFF);
-    magic.is_ok_and(|magic| [EXT4, XFS, BTRFS].contains(&magic))
+    magic.is_ok_and(|magic| magic == XFS || magic == BTRFS || magic == EXT && has_journal(file))
+}
+
+fn has_journal(file: &File) -> bool {
+    let device = rustix::fs::fstat(file).map(|stat| (major(stat.st_dev), minor(stat.st_dev)));
+    let Ok((major, minor)) = device else { return false };
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
+    let name = link.ok().and_then(|link| Some(link.file_name()?.to_owned()));
+    name.is_some_and(|name| Path::new("/sys/fs/ext4").join(name).join("journal_task").exists())
 }
 
 /// Reserves room for all but these holes (start, length) of `size` bytes, so that a full disk shows before the

@@ -8,17 +8,19 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use super::guard::Hold;
 use super::inode::{
-    Exclusive, Target, chmod, clear_mark, keeps_order, marked, name_of, punch_tail, set_mtime,
+    Exclusive, Target, chmod, clear_mark, doubt_mark, keeps_order, marked, name_of, punch_tail, set_mtime,
 };
 use super::inspect::{State, first_block, read_stub};
 use super::intent::Task;
-use super::mount::{MountId, mount_of};
+use super::mount::MountId;
 use super::read::{next_data, read_full_at};
 use super::root::{Access, Root};
 use super::stat::{FileType, Fingerprint, Stat};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
+use crate::base::units::Time;
 use crate::disk;
 use crate::format::key::Keys;
 use crate::format::stub::{HEADER_LEN, InodeMark, MIN_STUB, MarkState, StubHead, looks_like_stub};
@@ -64,24 +66,24 @@ pub fn judge(
         Some(stat) if stat.kind != FileType::File => return theirs("it is no longer a regular file"),
         Some(_) => {}
     }
-    judge_open(&root.open_file(path, Access::Read)?, task, name, head, keys, original)
+    judge_open(&root.open_file(path, Access::Read)?, root, task, name, (head, keys), original)
 }
 
 /// The same for a file that is open, wherever it lies by now.
 pub fn judge_open(
     file: &File,
+    root: &Root,
     task: Task,
     name: &[u8],
-    head: &StubHead,
-    keys: &Keys,
+    (head, keys): (&StubHead, &Keys),
     original: &mut Original,
 ) -> Result<Verdict> {
     let full = name_of(file);
     let fail = |e: io::Error| Error::io("inspecting", &full, e);
     let stat = Stat::of(file).map_err(fail)?;
     let mark = marked(file)?.filter(|mark| mark.body == head.body.id);
-    if mark.as_ref().is_some_and(|mark| is_finished(file, mark)) {
-        disk::sync_file(file, &full)?;
+    if mark.as_ref().is_some_and(|mark| is_finished(root, file, mark)) {
+        disk::sync_file(file, &full).or_else(|e| doubt_mark(file).and(Err(e)))?;
         return clear_mark(file).map(|()| Verdict::Intact);
     }
     let is_marked = mark.as_ref().is_some_and(|mark| mark.state != MarkState::Stub);
@@ -91,6 +93,8 @@ pub fn judge_open(
     }
     let block = first_block(file)?;
     let header = match read_header(file, &stat, &block, keys, head)? {
+        // Nothing of a new one is missing; what time it has is the user's.
+        Header::Stub if task == Task::Create => return Ok(Verdict::Stub),
         // A power cut may keep the room that was reserved for filling and forget the mark that said so.
         Header::Stub if at_rest(file, &stat, head)? && stat.blocks * 512 <= KEPT => {
             return Ok(Verdict::Stub);
@@ -108,37 +112,41 @@ pub fn judge_open(
     if found.is_whole() && stat.size == head.size {
         return tidy(file, mark.as_ref(), &full).map(|()| Verdict::Intact);
     }
-    if is_marked && (!found.is_missing() || is_over(file, mark.as_ref(), &block)) {
-        // It was whole, and the user wrote to it.
+    let is_over = mark.as_ref().is_some_and(|mark| is_of_now(root, file, mark))
+        && !found.is_open()
+        && !looks_like_stub(&block)
+        && !is_zero(&block);
+    if is_marked && (!found.is_missing() || is_over) {
+        // It was whole (the first block comes last), and the user wrote to it.
         return clear_mark(file).map(|()| Verdict::Intact);
     }
-    match found.unexplained(gap(file, task, &stat, head, mark.as_ref())) {
-        None if stat.size == head.size || prefix => Ok(Verdict::Explained(stat.fingerprint())),
+    let gap = gap(file, task, &stat, head, (mark.as_ref(), found.header.is_some()));
+    match found.unexplained(gap) {
+        None if stat.size == head.size || prefix && stat.mtime == head.mtime => {
+            Ok(Verdict::Explained(stat.fingerprint()))
+        }
         at => theirs(&format!("bytes at {} are neither the content's nor ddr's", at.unwrap_or(size))),
     }
 }
 
 /// Whether all of a file was written back, and nothing of that was lost since. Whatever it holds now, its users
 /// wrote; only its mark is left, until it is durable.
-pub fn is_finished(file: &File, mark: &InodeMark) -> bool {
-    mark.state == MarkState::Filled && is_of_now(file, mark)
-}
-
-/// Whether the order of writes tells that filling was over: the first block comes last.
-fn is_over(file: &File, mark: Option<&InodeMark>, block: &[u8]) -> bool {
-    mark.is_some_and(|mark| is_of_now(file, mark)) && !looks_like_stub(block) && !is_zero(block)
+pub fn is_finished(root: &Root, file: &File, mark: &InodeMark) -> bool {
+    mark.state == MarkState::Filled && is_of_now(root, file, mark)
 }
 
 /// Whether its file system stayed mounted since it was marked.
-fn is_of_now(file: &File, mark: &InodeMark) -> bool {
-    mark.mount != MountId::default() && mount_of(file) == Some(mark.mount)
+fn is_of_now(root: &Root, file: &File, mark: &InodeMark) -> bool {
+    mark.mount != MountId::default() && root.mount_of(file) == Some(mark.mount)
 }
 
 /// What may stand where bytes of the content are missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gap {
     Nothing,
-    /// Holes only: nobody has written there.
+    /// Holes behind the first block, which is never freed: nobody has written there.
+    Freed,
+    /// Holes: nobody has written there.
     Holes,
     /// Zeros, written or not.
     Zeros,
@@ -146,7 +154,13 @@ enum Gap {
 
 /// What of the content ddr may have freed, or not written yet. Zeros that were written may be the user's: they
 /// count as missing only while mark and time show that nobody but ddr has written.
-fn gap(file: &File, task: Task, stat: &Stat, head: &StubHead, mark: Option<&InodeMark>) -> Gap {
+fn gap(
+    file: &File,
+    task: Task,
+    stat: &Stat,
+    head: &StubHead,
+    (mark, has_header): (Option<&InodeMark>, bool),
+) -> Gap {
     let unless_later = |time, gap| if stat.mtime == time { Gap::Zeros } else { gap };
     match (task, mark.map(|mark| (mark.state, mark.mtime))) {
         // Its time is set before it has a name.
@@ -154,12 +168,14 @@ fn gap(file: &File, task: Task, stat: &Stat, head: &StubHead, mark: Option<&Inod
         (_, Some((MarkState::Filling, _))) => Gap::Zeros,
         // Its time is set back before it is marked so.
         (_, Some((MarkState::Filled, mtime))) => unless_later(mtime, Gap::Nothing),
-        (Task::Fill, Some((MarkState::Stub, _))) => Gap::Zeros,
+        // Its mark changes before its header goes; where the disk may see that later, anything may be.
+        (Task::Fill, Some((MarkState::Stub, _))) if has_header || !keeps_order(file) => Gap::Zeros,
+        (Task::Fill, Some((MarkState::Stub, _))) => Gap::Nothing,
         // Its time is set back before the mark goes; which time that is only the mark knew.
         (Task::Fill, None) => unless_later(head.mtime, Gap::Holes),
         // The mark comes before the first byte is freed.
         (Task::Stash, None) if keeps_order(file) => Gap::Nothing,
-        (Task::Stash, _) => Gap::Holes,
+        (Task::Stash, _) => Gap::Freed,
     }
 }
 
@@ -223,10 +239,20 @@ impl Found {
         !self.is_missing() && self.foreign.is_none()
     }
 
+    /// Whether something was never written, or freed.
+    fn is_open(&self) -> bool {
+        self.header.or(self.hole).is_some()
+    }
+
     /// Where something stands that is not missing, either.
     fn unexplained(&self, gap: Gap) -> Option<u64> {
         let zeros = self.zeros.filter(|_| gap != Gap::Zeros);
-        self.foreign.or(zeros).or(self.hole.filter(|_| gap == Gap::Nothing))
+        let hole = self.hole.filter(|at| match gap {
+            Gap::Nothing => true,
+            Gap::Freed => *at < HEADER_LEN as u64,
+            Gap::Holes | Gap::Zeros => false,
+        });
+        self.foreign.or(zeros).or(hole)
     }
 }
 
@@ -297,9 +323,12 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Opens a file that [`judge`] explained, still as it was then.
-fn retake(target: &Target, expect: &Fingerprint) -> Result<Exclusive> {
+fn retake<'t>(target: &Target<'t>, expect: &Fingerprint) -> Result<Exclusive<'t>> {
     let held = match target.held.is_some() {
-        true => target.same(Exclusive::guarded(&target.root.open_file(target.path, Access::Read)?)?)?,
+        true => {
+            let file = target.root.open_file(target.path, Access::Read)?;
+            target.same(Exclusive::guarded(&file, target.held)?)?
+        }
         false => target.open()?,
     };
     unchanged(&held, expect)?;
@@ -334,6 +363,9 @@ pub fn restub(target: &Target, expect: &Fingerprint) -> Result<Stat> {
 fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
     let mark = marked(&held.file)?.filter(|m| m.body == head.body.id);
     let mtime = mark.map_or(head.mtime, |m| m.mtime);
+    if mark.is_some_and(|mark| mark.state == MarkState::Filled) {
+        mark_filling(&held, head, mtime)?;
+    }
     held.write(block, 0)?;
     punch_tail(&held.file, head.size, &held.path)?;
     held.settle(mtime)?;
@@ -346,9 +378,24 @@ fn empty(mut held: Exclusive, head: &StubHead, block: &[u8]) -> Result<Stat> {
     }
 }
 
+/// Says that a file is neither whole nor a stub from here on, before it is so.
+fn mark_filling(held: &Exclusive, head: &StubHead, mtime: Time) -> Result<()> {
+    let mark = InodeMark { mtime, inode: held.stat.ino as u32, ..InodeMark::of(head, MarkState::Filling) };
+    match held.mark(&mark) {
+        Err(e) if e.errno() != Some(libc::EOPNOTSUPP) => Err(e),
+        _ if keeps_order(&held.file) => Ok(()),
+        _ => disk::sync_file(&held.file, &held.path),
+    }
+}
+
 /// Makes an explained file of any size the full file, while all its openers wait at the guard.
-pub fn refill(file: &File, head: &StubHead, expect: &Fingerprint, original: &mut Original) -> Result<Stat> {
-    let held = Exclusive::guarded(file)?;
+pub fn refill(
+    (file, hold): (&File, Option<Hold>),
+    head: &StubHead,
+    expect: &Fingerprint,
+    original: &mut Original,
+) -> Result<Stat> {
+    let held = Exclusive::guarded(file, hold)?;
     unchanged(&held, expect)?;
     complete(held, head, original)
 }
@@ -357,6 +404,7 @@ pub fn refill(file: &File, head: &StubHead, expect: &Fingerprint, original: &mut
 fn complete(mut held: Exclusive, head: &StubHead, original: &mut Original) -> Result<Stat> {
     let mtime = restored_mtime(&held, head)?;
     let front = (HEADER_LEN as u64).min(head.size);
+    mark_filling(&held, head, mtime)?;
     held.punch(0, HEADER_LEN as u64)?;
     let mut buf = Vec::new();
     let mut copy = |from: u64, to: u64| -> Result<()> {
@@ -377,7 +425,7 @@ fn complete(mut held: Exclusive, head: &StubHead, original: &mut Original) -> Re
     Stat::of(&held.file).map_err(|e| Error::io("inspecting", &held.path, e))
 }
 
-fn restored_mtime(held: &Exclusive, head: &StubHead) -> Result<crate::base::units::Time> {
+fn restored_mtime(held: &Exclusive, head: &StubHead) -> Result<Time> {
     let mark = marked(&held.file)?.filter(|m| m.body == head.body.id);
     Ok(mark.map_or(head.mtime, |m| m.mtime))
 }

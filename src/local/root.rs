@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::mount::{MountId, mount_of};
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
@@ -87,6 +88,16 @@ impl Root {
             Access::ReadWrite => OFlags::RDWR,
         };
         self.quietly(path, mode | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
+    /// In which mount of its file system a file of this tree lies, however it was opened; `None` where the kernel
+    /// tells none.
+    pub fn mount_of(&self, file: &File) -> Option<MountId> {
+        let device = |fd: BorrowedFd| rustix::fs::fstat(fd).ok().map(|stat| stat.st_dev);
+        match device(file.as_fd()) == device(self.dir.as_fd()) {
+            true => mount_of(&self.dir),
+            false => mount_of(file),
+        }
     }
 
     /// Opens a directory for listing.

@@ -38,8 +38,10 @@ impl Found {
             return Ok(None);
         }
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if (!first || is_left) && has_mark(&name) {
-            return Ok(Some(Self { name, file: None, is_left }));
+        if is_left || !first && has_mark(&name) {
+            // Nobody frees or fills anything before it is marked.
+            let is_ours = !is_left || has_mark(&name);
+            return Ok(is_ours.then_some(Self { name, file: None, is_left }));
         }
         let file = unless_short(tree.open_file(path, Access::Read))?;
         let is_stub = |file: &File| {

@@ -1,7 +1,7 @@
 //! Clones with all their bytes, and clones that end before they are done.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::support::content::noise;
 use crate::support::shell::Shell;
@@ -52,11 +52,12 @@ fn same(one: &Shell, two: &Shell) {
 
 /// What a power cut may leave of what was made and not made durable: names without all of their bytes, and a disk
 /// that was mounted anew.
-fn cut_the_power(machine: &Shell) {
+fn cut_the_power(machine: &Shell) -> Vec<PathBuf> {
+    let mut torn = Vec::new();
     let pending = std::fs::read_dir(machine.at(".ddr/intents")).into_iter().flatten().flatten();
     if pending.filter(|entry| entry.path().extension().is_none()).count() == 0 {
         // Nothing is on its way, or all of it is durable by now.
-        return;
+        return torn;
     }
     let db = rusqlite::Connection::open(machine.at(".ddr/history.db")).unwrap();
     db.execute("UPDATE meta SET value = 'another mount' WHERE key = 'materialising'", []).unwrap();
@@ -64,8 +65,10 @@ fn cut_the_power(machine: &Shell) {
         let known = db.query_row("SELECT 1 FROM local WHERE path = ?1", [name.as_bytes()], |_| Ok(()));
         if known.is_err() {
             tear(&machine.at(name));
+            torn.push(machine.at(name));
         }
     }
+    torn
 }
 
 /// Takes the second half of a file, and the size with it or not.
@@ -112,6 +115,30 @@ fn a_clone_that_ends_anywhere_is_continued() {
 
 #[test]
 fn what_a_power_cut_tears_of_a_clone_is_made_again() {
-    ended_anywhere("ddr clone ../../store .", &cut_the_power);
-    ended_anywhere("ddr clone --full ../../store .", &cut_the_power);
+    ended_anywhere("ddr clone ../../store .", &|machine| drop(cut_the_power(machine)));
+    ended_anywhere("ddr clone --full ../../store .", &|machine| drop(cut_the_power(machine)));
+}
+
+#[test]
+fn what_could_not_be_judged_when_a_clone_went_on_is_not_taken_for_whole_later() {
+    let shell = Shell::stashed();
+    let words = "ddr clone --full ../../store .";
+    let mut seen = 0;
+    for end in (40..140).step_by(3) {
+        let two = shell.other(&format!("machine-{end}"));
+        if two.run(&format!("DDR_FAULT=last:{end} {words}")).code != Some(LAST) {
+            break;
+        }
+        // Somebody has them open: no lease can be had.
+        let open: Vec<File> = cut_the_power(&two).iter().map(|path| File::open(path).unwrap()).collect();
+        seen += open.len();
+        for again in [20, 30, 40, 50, 60] {
+            two.run(&format!("DDR_FAULT=last:{again} {words}"));
+        }
+        two.run("ddr status").expect(&[0, 3]).unwrap_or_else(|e| panic!("{e}"));
+        drop(open);
+        two.run(words).expect(&[0]).unwrap_or_else(|e| panic!("ended at operation {end}: {e}"));
+        same(&two, &shell);
+    }
+    assert!(seen > 3, "nothing was torn");
 }

@@ -60,8 +60,10 @@ impl Case {
         patiently(|| convert(&self.target(&rel(name), head), expect, &|_| Ok(true)))
     }
 
-    pub fn begin(&self, name: &str, head: &StubHead) -> Result<Filling> {
-        patiently(|| Filling::begin(&self.target(&rel(name), head)))
+    pub fn begin<'a>(&'a self, name: &str, head: &'a StubHead) -> Result<Filling<'a>> {
+        // It may outlive the name given.
+        let path: &'static RelPath = Box::leak(Box::new(rel(name)));
+        patiently(|| Filling::begin(&self.target(path, head)))
     }
 
     /// Opens a file for reading, under a lease if that can be.

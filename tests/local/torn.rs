@@ -9,6 +9,7 @@ use ddr::local::inspect::{State, marked};
 use ddr::local::intent::{Intent, Item, Task, pending};
 use ddr::local::mend::{Verdict, judge, refill, remove, restore_mode, restub};
 use ddr::local::stat::Fingerprint;
+use ddr::local::stub::create_stub;
 use rustix::fs::XattrFlags;
 
 use super::case::{Case, OLD, bytes, head_of, patiently, rel, scribble, set_time};
@@ -85,7 +86,8 @@ pub fn zeros_that_the_user_wrote_stay(place: &Place) {
         (Task::Stash, Some(Stub), later, theirs, explained),
         (Task::Stash, Some(Filling), later, explained, explained),
         (Task::Fill, Some(Filling), later, explained, explained),
-        (Task::Fill, Some(Stub), later, explained, explained),
+        // Without its header it is no stub any more, and was not marked as being filled.
+        (Task::Fill, Some(Stub), later, theirs, theirs),
         // Whoever wrote since changed its time.
         (Task::Fill, None, OLD, explained, explained),
         (Task::Fill, None, later, theirs, explained),
@@ -96,7 +98,8 @@ pub fn zeros_that_the_user_wrote_stay(place: &Place) {
     ] {
         for (is_hole, want) in [(false, written), (true, hole)] {
             // Where nobody promises in which order things reach the disk, holes count always.
-            let want = if is_hole && task == Task::Stash && !keeps_order { explained } else { want };
+            let depends = is_hole && task == Task::Stash || task == Task::Fill && state == Some(Stub);
+            let want = if depends && !keeps_order { explained } else { want };
             assert_eq!(
                 judge(task, state, mtime, is_hole),
                 want,
@@ -104,6 +107,35 @@ pub fn zeros_that_the_user_wrote_stay(place: &Place) {
             );
         }
     }
+}
+
+/// Files that somebody emptied, or made anew, where ddr was about to free or to make something.
+pub fn what_was_made_anew_stays(place: &Place) {
+    let case = Case::new(place.dir("anew"));
+    let content = bytes(100_000, 7);
+    let head = head_of(&content, OLD);
+    // Emptied and made as long as before: all of it is a hole, also what is never freed.
+    let path = case.file("emptied", b"");
+    let file = File::options().write(true).open(&path).expect("open");
+    file.set_len(100_000).expect("size");
+    set_mark(&file, &InodeMark::of(&head, MarkState::Stub));
+    assert!(matches!(judged(&case, Task::Stash, "emptied", &head, &content), Verdict::Theirs(_)));
+    // A new file that its user shortened, and a new stub that he only touched.
+    let later = ddr::base::units::Time { secs: 7, nanos: 0 };
+    set_time(&case.file("shortened", &content[..20_000]), later);
+    assert!(matches!(judged(&case, Task::Create, "shortened", &head, &content), Verdict::Theirs(_)));
+    create_stub(&case.target(&rel("touched"), &head), 0o644).expect("made");
+    set_time(&case.dir.join("touched"), later);
+    assert_eq!(judged(&case, Task::Create, "touched", &head, &content), Verdict::Stub);
+    // A file half filled, whose first block somebody wrote over without having read it.
+    let path = case.file("half", b"");
+    let file = File::options().write(true).open(&path).expect("open");
+    file.set_len(100_000).expect("size");
+    file.write_all_at(&content[4096..50_000], 4096).expect("written");
+    file.write_all_at(&[9; 4096], 0).expect("written");
+    let mount = case.root.mount_of(&file).unwrap_or_default();
+    set_mark(&file, &InodeMark { mount, ..InodeMark::of(&head, MarkState::Filling) });
+    assert!(matches!(judged(&case, Task::Fill, "half", &head, &content), Verdict::Theirs(_)));
 }
 
 /// Marks of files that were whole: what is in them is whatever their users wrote.
@@ -161,7 +193,7 @@ pub fn torn_files_are_explained_or_left_alone(place: &Place) {
                 Ok(())
             };
             let file = File::open(case.dir.join(&name)).expect("open");
-            refill(&file, &head, &as_found, &mut original).expect("filled");
+            refill((&file, None), &head, &as_found, &mut original).expect("filled");
         }
         assert!(std::fs::read(case.dir.join(&name)).expect("read") == content);
         assert_eq!(judged(&case, Task::Fill, &name, &head, &content), Verdict::Intact);
@@ -185,8 +217,17 @@ pub fn torn_files_are_explained_or_left_alone(place: &Place) {
 fn what_is_finished_in_part_never_looks_whole(case: &Case) {
     let content = bytes(3 << 20, 99);
     let head = head_of(&content, OLD);
-    tear(case, "part way", Task::Fill, (&content, &head), 99);
-    for stops_at in [0, 1 << 20, 2 << 20, 3 << 20] {
+    let stops = [0, 1 << 20, 2 << 20, 3 << 20];
+    for (task, state, stops_at) in [Task::Fill, Task::Stash]
+        .into_iter()
+        .zip([MarkState::Filled, MarkState::Stub])
+        .flat_map(|(task, state)| stops.map(|at| (task, state, at)))
+    {
+        tear(case, "part way", task, (&content, &head), 99);
+        let file = File::open(case.dir.join("part way")).expect("open");
+        set_mark(&file, &InodeMark::of(&head, state));
+        drop(file);
+        set_time(&case.dir.join("part way"), OLD);
         let mut original = |at: u64, buf: &mut [u8]| {
             if at >= stops_at {
                 return Err(Error::Interrupted);
@@ -194,13 +235,18 @@ fn what_is_finished_in_part_never_looks_whole(case: &Case) {
             buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
             Ok(())
         };
-        let Verdict::Explained(seen) = judged(case, Task::Fill, "part way", &head, &content) else {
+        let Verdict::Explained(seen) = judged(case, task, "part way", &head, &content) else {
             panic!("{stops_at}: not explained")
         };
         let file = File::open(case.dir.join("part way")).expect("open");
-        let done = refill(&file, &head, &seen, &mut original).is_ok();
+        let done = refill((&file, None), &head, &seen, &mut original).is_ok();
         let found = std::fs::read(case.dir.join("part way")).expect("read");
         assert_eq!(done, stops_at == 3 << 20);
+        let state = case.inspect("part way");
+        assert!(if done { state == State::Full } else { matches!(state, State::Filling(_)) }, "{state:?}");
+        // Cut short it is explained as before.
+        let again = judged(case, task, "part way", &head, &content);
+        assert!(done || matches!(again, Verdict::Explained(_)), "{again:?}");
         assert!(if done { found == content } else { found[..4096].iter().all(|byte| *byte == 0) });
     }
 }

@@ -5,11 +5,14 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use super::races::guarded;
 use super::trouble::same;
 use crate::support::content::noise;
-use crate::support::guarded::{Guarded, is_stub, is_unsettled, wait_until};
+use crate::support::guarded::{Guarded, is_filling, is_stub, is_unsettled, kill, wait_until};
+use crate::support::program;
 
 const SIZE: u64 = 300_001;
 
@@ -140,6 +143,38 @@ fn what_is_written_after_a_checkout_was_killed_is_kept() {
 }
 
 #[test]
+fn a_checkout_whose_guard_is_gone_writes_nothing_more() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    let path = guarded.at("file");
+    guarded.write("file", &noise(1, 64 << 20));
+    for round in 0..20 {
+        guarded.stash();
+        let mut command = Command::new(program());
+        guarded.sandbox.settle(&mut command);
+        let mut checkout = command.args(["checkout", "."]).spawn().unwrap();
+        while !is_filling(&path) && checkout.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill(checkout.id() as i32, libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(20));
+        if !is_filling(&path) {
+            kill(checkout.id() as i32, libc::SIGCONT);
+            checkout.wait().unwrap();
+            assert!(round < 19, "never caught");
+            continue;
+        }
+        guarded.guard.as_mut().unwrap().kill();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        // Everywhere: wherever it goes on, it would be seen.
+        let mine = vec![7; 64 << 20];
+        file.write_all_at(&mine, 0).unwrap();
+        kill(checkout.id() as i32, libc::SIGCONT);
+        assert!(!checkout.wait().unwrap().success());
+        return same(&std::fs::read(&path).unwrap(), &mine).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
 fn a_guard_that_ends_in_order_leaves_a_trace_of_what_must_wait_for_its_store() {
     let Some(mut guarded) = guarded(&[]) else { return };
     tire(&guarded);
@@ -153,7 +188,7 @@ fn a_guard_that_ends_in_order_leaves_a_trace_of_what_must_wait_for_its_store() {
     rustix::fs::setxattr(&path, c"user.ddr", &mark, rustix::fs::XattrFlags::empty()).unwrap();
     guarded.store_away();
     wait_until("a worker is back", || !guarded.guard().workers().is_empty());
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     guarded.guard.as_mut().unwrap().stop();
     assert!(guarded.at(".ddr/recalling").exists(), "somebody has to look at it yet");
 }
@@ -165,8 +200,7 @@ fn a_worker_that_is_told_to_stop_goes_on_for_who_waits() {
     guarded.write("file", &content);
     guarded.stash();
     for id in guarded.guard().workers() {
-        // SAFETY: a plain call.
-        unsafe { libc::kill(id, libc::SIGTERM) };
+        kill(id, libc::SIGTERM);
     }
     same(&std::fs::read(guarded.at("file")).unwrap(), &content).unwrap_or_else(|e| panic!("{e}"));
 }
