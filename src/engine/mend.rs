@@ -78,8 +78,9 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     }
     let remotes = Remotes::open_all(folder)?;
     // To a guard that is just coming we must be known: else it would have us wait for the worker that waits for us.
-    let known = guard_now(folder.guard.as_ref(), folder.id, &mut PATIENCE.clone())?;
-    let _known = if known.is_none() { Guard::connect(folder.id) } else { None };
+    // One that refuses us, or does not answer, is not asked again: leases keep others out, too.
+    let known = guard_now(folder.guard.as_ref(), folder.id, &mut PATIENCE.clone());
+    let _known = if matches!(known, Ok(None)) { Guard::connect(folder.id) } else { None };
     // A worker that begins waits for this: stores that do not answer were waited for before.
     if let Some(trace) = trace::claim(&folder.dir)? {
         // To whom a guard serves, files that a worker left look as if it still looked after them.
@@ -115,7 +116,7 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
             open.push(file.to_path_buf());
         }
     }
-    if let Err(e) = guard_all(folder, &stubs) {
+    if let Err(e) = guard_all(folder, known, &stubs) {
         folder.context.progress.note(&format!("{} not guarded: {e}", count(stubs.len() as u64, "stub")));
     }
     crate::disk::sync_fs(folder.tree()?, folder.tree()?.path())?;
@@ -144,11 +145,11 @@ fn mend_named(
 }
 
 /// Has files guarded that mending left as stubs: a guard that came meanwhile may never have heard of them.
-fn guard_all(folder: &Folder, stubs: &[RelPath]) -> Result<()> {
+fn guard_all(folder: &Folder, known: Result<Option<Arc<Guard>>>, stubs: &[RelPath]) -> Result<()> {
     if stubs.is_empty() {
         return Ok(());
     }
-    let guard = guard_now(folder.guard.as_ref(), folder.id, &mut Duration::ZERO.clone())?;
+    let guard = guard_now(known?.as_ref(), folder.id, &mut Duration::default())?;
     Held::take(guard.as_ref(), folder.tree()?, stubs.iter())?.release(|_| true)
 }
 
