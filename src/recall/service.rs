@@ -23,6 +23,7 @@ use super::guard::{Guard, Options, Peer};
 use super::handover;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
+use crate::local::guard::kept_beside;
 
 /// A folder to look after, and as whom.
 #[derive(Clone, Debug)]
@@ -185,6 +186,11 @@ fn listener(path: &Path) -> Result<OwnedFd> {
     }
     // What a killed guard left.
     let _ = std::fs::remove_file(path);
+    let kept = kept_beside(path);
+    let _ = match handover::keeps(path) {
+        true => std::fs::write(&kept, ""),
+        false => std::fs::remove_file(&kept),
+    };
     let socket = open()?;
     bind(&socket, &address).map_err(fail)?;
     // Everybody may ask; what about is decided by whose files they are.
