@@ -246,7 +246,9 @@ fn what_is_being_stashed_while_the_guard_is_replaced_ends_guarded_or_stays() {
     const SMALL: u64 = 20_001;
     let Some((mut guarded, manager)) = managed(1) else { return };
     let paths: Vec<_> = (0..COUNT).map(|i| guarded.at(format!("more{i}"))).collect();
-    (0..).zip(&paths).for_each(|(i, path)| std::fs::write(path, noise(i, SMALL)).unwrap());
+    for (i, path) in (0..).zip(&paths) {
+        std::fs::write(path, noise(i, SMALL)).unwrap();
+    }
     let mut command = Command::new(program());
     guarded.sandbox.settle(&mut command);
     let mut stash = command.args(["stash", "."]).spawn().unwrap();
@@ -310,6 +312,22 @@ fn a_folder_whose_disk_comes_later_or_that_is_refused_keeps_no_other_waiting() {
     assert!(std::fs::read(guarded.at("0")).unwrap() == noise(0, SIZE));
     std::fs::rename(&away, &later).unwrap();
     guard.wait_for(&format!(" guarded ({})", later.display()));
+    guarded.guard = Some(guard);
+}
+
+#[test]
+fn a_folder_that_is_refused_after_a_restart_shows_nobody_its_stubs() {
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    guarded.guard.as_mut().unwrap().stop();
+    let own = |user| std::os::unix::fs::chown(guarded.at(".ddr/folder.toml"), Some(user), None).unwrap();
+    own(OTHER);
+    let guard = manager.start(&guarded);
+    guard.wait_for("are not of one user");
+    let reader = read(guarded.at("0"));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!reader.is_finished());
+    own(0);
+    assert!(reader.join().unwrap().unwrap() == noise(0, SIZE));
     guarded.guard = Some(guard);
 }
 
