@@ -556,7 +556,9 @@ impl Guard {
 fn take_up(state: &mut State, inode: Inode, traits: &Traits) {
     let Ok(Some(mark)) = traits.mark else { return };
     let lies = place_of(traits.above.iter().copied(), &state.roots);
-    let may = |home: &Home| home.0 == traits.owner;
+    // Root's worker fills anybody's file, but only in its folder: a mark is written by the file's owner, who is
+    // not to be told by it what root has.
+    let may = |home: &Home| home.0 == traits.owner || home.0 == 0 && lies == Some(home.2);
     let fits: Vec<Home> =
         state.served.values().filter(|home| may(home) && mark.is_of(home.1)).copied().collect();
     let Some(home) = home_of(&fits, None, traits.owner, || lies) else { return };

@@ -16,6 +16,7 @@ use ddr::recall::guard::{Guard, Limits, Options, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::users::OTHER;
 use crate::support::guarded::obstacle;
 use crate::support::{own_files, say};
 
@@ -118,6 +119,11 @@ fn is_ready(socket: &OwnedFd, for_what: PollFlags) -> bool {
     rustix::event::poll(&mut [PollFd::new(socket, for_what)], Some(&time)).unwrap() > 0
 }
 
+fn is_readable(socket: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)).unwrap() > 0
+}
+
 /// The next frame, which comes soon.
 fn next(socket: &OwnedFd) -> Frame {
     assert!(is_ready(socket, PollFlags::IN), "nothing comes");
@@ -214,6 +220,27 @@ fn a_place_that_is_never_served_keeps_nobody_from_the_files_of_another() {
     let [plain, own, moved, outside] = openers;
     assert!([plain, own].into_iter().all(|opener| opener.join().unwrap().is_ok()));
     assert!(waits(&moved) && waits(&outside), "they may be the other's");
+}
+
+#[test]
+fn a_stub_that_nobody_has_named_is_for_roots_worker_too_where_it_lies_in_its_folder() {
+    let files = ["0/own", "0/others", "others"];
+    let Some(driven) = Driven::after(&files, &[0]) else { return };
+    files.iter().for_each(|name| driven.make_stub(name, 1));
+    for name in &files[1..] {
+        std::os::unix::fs::chown(driven.temp.path().join(name), Some(OTHER), None).unwrap();
+    }
+    let worker = driven.worker(0, 1);
+    for name in &files[..2] {
+        let opener = driven.open(name);
+        let asked = next(&worker);
+        assert_eq!((asked.verb, asked.flag), (Verb::Ask, 1), "{name}: somebody may have it open");
+        tell(&worker, &Frame { ticket: asked.ticket, flag: 1, folder: FOLDER, ..Frame::new(Verb::Answer) });
+        assert!(opener.join().unwrap().is_ok());
+    }
+    // Its owner wrote the mark, and gets nothing of root's for that.
+    assert!(driven.open("others").join().unwrap().is_ok());
+    assert!(!is_readable(&worker), "nobody asks for it");
 }
 
 #[test]
