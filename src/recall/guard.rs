@@ -246,12 +246,13 @@ impl Guard {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
         let (inode, opener) = (inode_of(&stat), Opener::of(event.thread));
         self.settle(Some(inode));
-        let mut state = self.state();
+        let state = self.state();
         if state.processes.values().any(|peer| is_of(&opener, *peer)) {
             return self.group.allow_at_once(event);
         }
         if state.parted.is_some() {
-            return self.leave(&mut state, event);
+            drop(state);
+            return self.leave(event, opener.user);
         }
         // Who throws the content away need not wait for it, unless it is on its way already.
         let mut free = event.opens && !state.closed && state.is_alone(inode);
@@ -293,15 +294,18 @@ impl Guard {
     }
 
     /// Leaves an opener to the next guard.
-    fn leave(&self, state: &mut State, event: Event) {
-        let user = Opener::of(event.thread).user;
+    fn leave(&self, event: Event, user: u32) {
+        let mut state = self.state();
         let parted = state.parted.get_or_insert_default();
-        if user != 0 && parted.iter().filter(|other| **other == user).count() >= handover::MOST / 8 {
+        if !handover::has_room(parted, user) {
+            drop(state);
             return self.group.refuse(&event, libc::EBUSY);
         }
-        match handover::leave_opener(event) {
-            Ok(()) => parted.push(user),
-            Err(event) => self.group.refuse(&event, libc::EIO),
+        parted.push(user);
+        // The manager may take its time.
+        drop(state);
+        if let Err(event) = handover::leave_opener(event) {
+            self.group.refuse(&event, libc::EIO);
         }
     }
 

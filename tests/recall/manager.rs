@@ -334,6 +334,45 @@ fn a_folder_that_is_refused_after_a_restart_shows_nobody_its_stubs() {
 }
 
 #[test]
+fn what_was_left_to_a_guard_that_is_told_to_restart_too_is_not_forgotten() {
+    let Some((mut guarded, manager)) = managed(4) else { return };
+    guarded.guard().freeze(true);
+    let first = read(guarded.at("0"));
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    let mut guard = guarded.guard.take().unwrap();
+    let workers = guard.workers();
+    let ending = std::thread::spawn(move || guard.stop());
+    std::thread::sleep(Duration::from_millis(500));
+    let left: Vec<_> = [1, 2].map(|i: u64| (i, read(guarded.at(i.to_string())))).into();
+    wait_until("both are left", || manager.names().len() == 3);
+    for id in workers {
+        kill(id, libc::SIGCONT);
+    }
+    ending.join().unwrap();
+    assert!(first.join().unwrap().unwrap() == noise(0, SIZE));
+    // Without them no worker can live.
+    std::fs::rename(guarded.at(".ddr/keys"), guarded.at(".ddr/away")).unwrap();
+    let mut second = manager.start(&guarded);
+    wait_until("it has taken them over", || manager.names() == ["group"]);
+    let ending = std::thread::spawn(move || second.stop());
+    std::thread::sleep(Duration::from_millis(500));
+    let late = read(guarded.at("3"));
+    wait_until("it is left", || manager.names().len() == 2);
+    std::fs::rename(guarded.at(".ddr/away"), guarded.at(".ddr/keys")).unwrap();
+    for (i, reader) in left {
+        match reader.join().unwrap() {
+            Ok(seen) => assert!(seen == noise(i, SIZE), "{i}"),
+            // Its worker came too late.
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EIO), "{i}: {e}"),
+        }
+    }
+    ending.join().unwrap();
+    guarded.guard = Some(manager.start(&guarded));
+    assert!(late.join().unwrap().unwrap() == noise(3, SIZE));
+    assert_eq!(manager.names(), ["group"]);
+}
+
+#[test]
 fn while_workers_are_awaited_one_user_cannot_have_all_of_the_guard_either() {
     let Some((mut guarded, manager)) = managed(8) else { return };
     let root = guarded.sandbox.root();
