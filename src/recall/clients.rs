@@ -137,8 +137,8 @@ impl Guard {
 
     /// Whether a worker that has not looked around yet may be one of this folder.
     fn may_come(&self, state: &State, peer: Peer, folder: FolderId) -> bool {
-        let mut unserved = (0..self.places.len()).filter(|place| !state.served.contains_key(place));
-        unserved.any(|place| {
+        let is_open = |place: &usize| !state.served.contains_key(place) && !state.absent.contains(place);
+        (0..self.places.len()).filter(is_open).any(|place| {
             let its = state.workers.keys().find(|home| home.2 == place);
             its.is_none_or(|home| may_serve(peer, folder, *home))
         })

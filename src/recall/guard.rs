@@ -126,6 +126,8 @@ pub(super) struct State {
     /// The places whose worker has passed its test and marked every stub it found, and as which folder it did:
     /// served from then on, also while a dead worker is being replaced.
     pub served: HashMap<usize, Home>,
+    /// The places that cannot have a worker now: missing, or refused.
+    pub absent: BTreeSet<usize>,
     /// For how many milliseconds openers may wait, as the place's last worker said.
     pub deadlines: HashMap<usize, u64>,
     /// The root directory of each place, as the guard found it when the place's last worker came.
@@ -536,6 +538,12 @@ impl Guard {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Whether a place can have a worker.
+    pub fn note(&self, place: usize, is_there: bool) {
+        let absent = &mut self.state().absent;
+        let _ = if is_there { absent.remove(&place) } else { absent.insert(place) };
     }
 
     /// Whether the workers of all these places have looked around.

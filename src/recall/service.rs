@@ -238,6 +238,7 @@ fn supervise(guard: &Arc<Guard>, charge: &Charge, place: usize) {
         let begun = Instant::now();
         // Its disk may have gone since, or come.
         let now = Charge::new(charge.root.clone()).map_err(|e| e.to_string());
+        guard.note(place, now.is_ok());
         let done = now.and_then(|now| serve_once(guard, &now, place).map_err(|e| e.to_string()));
         let why = done.err().unwrap_or_default();
         if !why.is_empty() && why != said {

@@ -244,6 +244,19 @@ fn a_stub_that_nobody_has_named_is_for_roots_worker_too_where_it_lies_in_its_fol
 }
 
 #[test]
+fn nobody_waits_for_the_worker_of_a_place_that_is_not_there() {
+    let Some(driven) = Driven::new() else { return };
+    let (client, _) = driven.connect(NOBODY, None);
+    let comes = || ask(&client, &hello(1), None).flag == 2;
+    driven.guard.note(0, false);
+    assert!(comes(), "the other may be its");
+    driven.guard.note(1, false);
+    assert!(!comes());
+    driven.guard.note(0, true);
+    assert!(comes());
+}
+
+#[test]
 fn what_a_dead_worker_had_marked_and_not_judged_is_looked_at_by_the_next() {
     let Some(driven) = Driven::new() else { return };
     let (worker, served) = driven.connect(NOBODY, Some(0));
