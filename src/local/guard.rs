@@ -8,7 +8,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,6 +36,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Where the guard listens unless `DDR_GUARD_SOCKET` says otherwise.
 pub fn socket_path() -> PathBuf {
     std::env::var_os("DDR_GUARD_SOCKET").map_or_else(|| PathBuf::from("/run/ddr/guard.sock"), PathBuf::from)
+}
+
+/// What lies beside a guard's socket as long as a service manager keeps that for the next guard. Without it a socket
+/// where nobody listens is what a killed guard left, and may stay for ever.
+pub fn kept_beside(socket: &Path) -> PathBuf {
+    socket.with_extension("kept")
 }
 
 /// What a frame is about.
@@ -305,8 +311,10 @@ impl Guard {
     /// Whether there is none at this moment, but one is about to come: its manager has kept the place where
     /// the last one listened.
     pub fn is_restarting() -> bool {
-        let dialled = SocketAddrUnix::new(socket_path()).and_then(|address| dial(&address, PATIENCE));
-        dialled.is_ok_and(|(_, joined)| joined == Err(rustix::io::Errno::CONNREFUSED))
+        let path = socket_path();
+        let dialled = || SocketAddrUnix::new(&path).and_then(|address| dial(&address, PATIENCE));
+        let refused = || dialled().is_ok_and(|(_, joined)| joined == Err(rustix::io::Errno::CONNREFUSED));
+        kept_beside(&path).exists() && refused()
     }
 
     /// Why it does not talk to us, if so.

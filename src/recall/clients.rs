@@ -15,7 +15,7 @@ use super::desk::{Client, Home, Inode};
 use super::device::{device_of, inode_of, is_local, root_at};
 use super::guard::{Guard, Peer, State, Worker, owner, raw};
 use super::handle::Birth;
-use super::homes::{home_of, place_of};
+use super::homes::{above, home_of, place_of};
 use crate::base::id::FolderId;
 use crate::base::units::count;
 use crate::local::guard::{Frame, Standing, Verb, listed, receive, send, try_send};
@@ -137,8 +137,8 @@ impl Guard {
 
     /// Whether a worker that has not looked around yet may be one of this folder.
     fn may_come(&self, state: &State, peer: Peer, folder: FolderId) -> bool {
-        let mut unserved = (0..self.places.len()).filter(|place| !state.served.contains_key(place));
-        unserved.any(|place| {
+        let is_open = |place: &usize| !state.served.contains_key(place) && !state.absent.contains(place);
+        (0..self.places.len()).filter(is_open).any(|place| {
             let its = state.workers.keys().find(|home| home.2 == place);
             its.is_none_or(|home| may_serve(peer, folder, *home))
         })
@@ -217,7 +217,8 @@ impl Guard {
             // A folder may go on in other file systems.
             (roots.values().any(|root| root.0 == device) || is_local(&file)).then_some(())?;
             let stat = rustix::fs::fstat(&file).ok()?;
-            let home = home_of(&fits, own, stat.st_uid, || place_of(peer.process, &file, &roots));
+            let home =
+                home_of(&fits, own, stat.st_uid, || place_of(above(peer.process, file.as_fd()), &roots));
             Some(Known { stat, birth: Birth::of(&file), home, file })
         };
         files.into_iter().map(look).collect()

@@ -7,7 +7,7 @@
 //! but the kernel's events; what clients and workers say is `recall::clients`', that there are workers
 //! `recall::service`'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -22,9 +22,11 @@ use super::device::inode_of;
 use super::fanotify::{Event, Group};
 use super::handle::Birth;
 use super::handover;
-use super::homes::{home_of, place_of};
+use super::homes::{above, home_of, place_of};
 use super::opener::{Opener, Whereabouts, truncates, where_is};
 use crate::base::error::{Error, Result};
+use crate::base::id::FolderId;
+use crate::format::stub::InodeMark;
 use crate::local::guard::{Frame, Verb, try_send};
 use crate::local::inspect::marked;
 
@@ -85,11 +87,34 @@ struct Truncating {
     name: Option<OwnedFd>,
 }
 
-/// An opener of a file that nothing is known about yet.
+/// An opener, of a file that nothing may be known about yet.
 struct Stranger {
     inode: Inode,
     since: u64,
     waiter: Waiter,
+    /// What the file says of itself, if no worker had named it.
+    traits: Option<Traits>,
+}
+
+/// What a file says of itself. Never to be asked under the lock.
+struct Traits {
+    mark: Result<Option<InodeMark>>,
+    owner: u32,
+    birth: Birth,
+    /// The directories above it.
+    above: Vec<Inode>,
+}
+
+impl Traits {
+    fn of(file: &File, owner: u32) -> Self {
+        let above = above(std::process::id() as i32, file.as_fd()).collect();
+        Self { mark: marked(file), owner, birth: Birth::of(file), above }
+    }
+
+    /// Whether it may be a stub of this folder rather than of another: copies have no mark.
+    fn may_be_of(&self, folder: FolderId) -> bool {
+        self.mark.as_ref().is_ok_and(|mark| mark.is_none_or(|mark| mark.is_of(folder)))
+    }
 }
 
 #[derive(Default)]
@@ -101,6 +126,8 @@ pub(super) struct State {
     /// The places whose worker has passed its test and marked every stub it found, and as which folder it did:
     /// served from then on, also while a dead worker is being replaced.
     pub served: HashMap<usize, Home>,
+    /// The places that cannot have a worker now: missing, or refused.
+    pub absent: BTreeSet<usize>,
     /// For how many milliseconds openers may wait, as the place's last worker said.
     pub deadlines: HashMap<usize, u64>,
     /// The root directory of each place, as the guard found it when the place's last worker came.
@@ -163,14 +190,14 @@ pub struct Guard {
     pub(super) options: Options,
     /// The roots of the folders it looks after.
     pub(super) places: Vec<PathBuf>,
-    /// Workers that must have looked around before a file that none has named is let in.
-    awaited: usize,
+    /// The places whose workers must have looked around before a file that none has named is let in.
+    awaited: BTreeSet<usize>,
 }
 
 impl Guard {
     /// A guard over this group, of folders in these places. Where an earlier guard has marked files, those that come
-    /// before so many workers (`awaited`) have looked around must wait.
-    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, awaited: usize) -> Self {
+    /// before the workers of some of them (`awaited`) have looked around must wait.
+    pub fn new(group: Group, options: Options, places: Vec<PathBuf>, awaited: BTreeSet<usize>) -> Self {
         let (clients, start) = (AtomicU64::new(1), Instant::now());
         let (readers, reads) = (AtomicUsize::new(0), AtomicU64::new(0));
         let (state, truncates, turn) = Default::default();
@@ -221,21 +248,22 @@ impl Guard {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
         let (inode, opener) = (inode_of(&stat), Opener::of(event.thread));
         self.settle(Some(inode));
-        let mut state = self.state();
+        let state = self.state();
         if state.processes.values().any(|peer| is_of(&opener, *peer)) {
             return self.group.allow_at_once(event);
         }
         if state.parted.is_some() {
-            return self.leave(&mut state, event);
+            drop(state);
+            return self.leave(event, opener.user);
         }
         // Who throws the content away need not wait for it, unless it is on its way already.
         let mut free = event.opens && !state.closed && state.is_alone(inode);
-        if free {
-            drop(state);
-            free = truncates(event.thread);
-            state = self.state();
-            free &= state.is_alone(inode);
-        }
+        let is_strange = !self.awaited.is_empty() && !state.desk.knows(inode);
+        drop(state);
+        free = free && truncates(event.thread);
+        let traits = is_strange.then(|| Traits::of(&event.file, stat.st_uid));
+        let mut state = self.state();
+        free &= state.is_alone(inode);
         if state.closed {
             return self.group.refuse(&event, libc::EIO);
         }
@@ -246,31 +274,48 @@ impl Guard {
             return self.let_truncate(&mut state, event, inode, opener.user);
         }
         let waiter = Waiter { event, opener, done: 0, total: stat.st_size as u64 };
-        let stranger = Stranger { inode, since: self.now(), waiter };
-        match state.served.len() < self.awaited && !state.desk.knows(inode) {
-            true => state.strangers.push(stranger),
-            false => self.admit_or_ask(&mut state, stranger),
+        let stranger = Stranger { inode, since: self.now(), waiter, traits };
+        match self.is_settled(&state, &stranger) {
+            true => self.admit_or_ask(&mut state, stranger),
+            false => state.strangers.push(stranger),
         }
     }
 
+    /// Whether all that was to be waited for is known of a stranger's file: its worker has named it, or the one
+    /// that looks after where it lies has looked around and had not to name it, or all have.
+    fn is_settled(&self, state: &State, stranger: &Stranger) -> bool {
+        let mut unserved = self.awaited.iter().filter(|place| !state.served.contains_key(place)).peekable();
+        if state.desk.knows(stranger.inode) || unserved.peek().is_none() {
+            return true;
+        }
+        // A place that is never served is to keep nobody from files of another.
+        let Some(traits) = &stranger.traits else { return false };
+        let Some(place) = place_of(traits.above.iter().copied(), &state.roots) else { return false };
+        let is_its = state.served.get(&place).is_some_and(|home| traits.may_be_of(home.1));
+        is_its && !unserved.any(|other| self.places[*other].starts_with(&self.places[place]))
+    }
+
     /// Leaves an opener to the next guard.
-    fn leave(&self, state: &mut State, event: Event) {
-        let user = Opener::of(event.thread).user;
+    fn leave(&self, event: Event, user: u32) {
+        let mut state = self.state();
         let parted = state.parted.get_or_insert_default();
-        if user != 0 && parted.iter().filter(|other| **other == user).count() >= handover::MOST / 8 {
+        if !handover::has_room(parted, user) {
+            drop(state);
             return self.group.refuse(&event, libc::EBUSY);
         }
-        match handover::leave_opener(event) {
-            Ok(()) => parted.push(user),
-            Err(event) => self.group.refuse(&event, libc::EIO),
+        parted.push(user);
+        // The manager may take its time.
+        drop(state);
+        if let Err(event) = handover::leave_opener(event) {
+            self.group.refuse(&event, libc::EIO);
         }
     }
 
     /// Lets an opener in whose file nobody guards, and asks about any other.
     fn admit_or_ask(&self, state: &mut State, stranger: Stranger) {
-        let Stranger { inode, since, waiter } = stranger;
-        if self.awaited > 0 && !state.desk.knows(inode) {
-            self.take_up(state, inode, &waiter.event.file);
+        let Stranger { inode, since, waiter, traits } = stranger;
+        if let Some(traits) = traits.filter(|_| !state.desk.knows(inode)) {
+            take_up(state, inode, &traits);
         }
         match state.desk.event(inode, waiter.opener.user, since, waiter) {
             Verdict::Allow(waiter) => {
@@ -291,26 +336,11 @@ impl Guard {
         self.group.allow_at_once(event);
     }
 
-    /// Guards a file that no worker has named but that carries the mark of a stub: a command was just about to
-    /// make it one when the guard before us ended.
-    fn take_up(&self, state: &mut State, inode: Inode, file: &File) {
-        let (Ok(Some(mark)), Ok(stat)) = (marked(file), rustix::fs::fstat(file)) else { return };
-        let user = stat.st_uid;
-        let fits: Vec<Home> =
-            state.served.values().filter(|home| home.0 == user && mark.is_of(home.1)).copied().collect();
-        let lies = || place_of(std::process::id() as i32, file, &state.roots);
-        let Some(home) = home_of(&fits, None, user, lies) else { return };
-        state.desk.mark(inode, Birth::of(file), home, None);
-        // Whether somebody had it open for writing before, nobody has looked.
-        state.desk.judge(inode, |_| true, true);
-    }
-
     /// Takes up strangers that are known by now, and lets go those that nobody will know.
     pub(super) fn introduce(&self, state: &mut State) {
-        let all = state.served.len() >= self.awaited;
         let limit = self.now().saturating_sub(self.within(0));
         for stranger in std::mem::take(&mut state.strangers) {
-            match all || state.desk.knows(stranger.inode) {
+            match self.is_settled(state, &stranger) {
                 true => self.admit_or_ask(state, stranger),
                 false if stranger.since < limit => self.group.refuse(&stranger.waiter.event, libc::EIO),
                 false => state.strangers.push(stranger),
@@ -510,9 +540,16 @@ impl Guard {
         }
     }
 
-    /// How many workers have looked around.
-    pub fn served(&self) -> usize {
-        self.state().served.len()
+    /// Whether a place can have a worker.
+    pub fn note(&self, place: usize, is_there: bool) {
+        let absent = &mut self.state().absent;
+        let _ = if is_there { absent.remove(&place) } else { absent.insert(place) };
+    }
+
+    /// Whether the workers of all these places have looked around.
+    pub fn has_served(&self, places: &BTreeSet<usize>) -> bool {
+        let state = self.state();
+        places.iter().all(|place| state.served.contains_key(place))
     }
 
     /// Whether it has ended.
@@ -524,6 +561,22 @@ impl Guard {
     pub fn group(&self) -> BorrowedFd<'_> {
         self.group.fd().as_fd()
     }
+}
+
+/// Guards a file that no worker has named but that carries the mark of a stub: a command was just about to
+/// make it one when the guard before us ended.
+fn take_up(state: &mut State, inode: Inode, traits: &Traits) {
+    let Ok(Some(mark)) = traits.mark else { return };
+    let lies = place_of(traits.above.iter().copied(), &state.roots);
+    // Root's worker fills anybody's file, but only in its folder: a mark is written by the file's owner, who is
+    // not to be told by it what root has.
+    let may = |home: &Home| home.0 == traits.owner || home.0 == 0 && lies == Some(home.2);
+    let fits: Vec<Home> =
+        state.served.values().filter(|home| may(home) && mark.is_of(home.1)).copied().collect();
+    let Some(home) = home_of(&fits, None, traits.owner, || lies) else { return };
+    state.desk.mark(inode, traits.birth, home, None);
+    // Whether somebody had it open for writing before, nobody has looked.
+    state.desk.judge(inode, |_| true, true);
 }
 
 /// Forgets, a few at a time, files that were deleted: the kernel has dropped their marks without a word.

@@ -42,6 +42,13 @@ pub fn leave_group(group: BorrowedFd) {
     let _ = sd_notify::notify_with_fds(&[FdStore, FdName("group")], &[group]);
 }
 
+/// Whether one more opener of a user can be left, beside those of these users: what is beyond the limit the manager
+/// drops without a word. One place is the group's, and no user has all others.
+pub fn has_room(left: &[u32], user: u32) -> bool {
+    let his = left.iter().filter(|other| **other == user).count();
+    left.len() + 1 < MOST && (user == 0 || his < MOST / 8)
+}
+
 /// Leaves an opener with the manager; his event's number stays taken until this process ends.
 pub fn leave_opener(event: Event) -> std::result::Result<(), Event> {
     let name = format!("opener-{}-{}-{}", event.number, event.thread, u8::from(event.opens));
@@ -104,6 +111,15 @@ mod tests {
         assert_eq!(opener("opener-17-4711-1"), Some((17, 4711, true)));
         assert_eq!(opener("opener-17-4711-0"), Some((17, 4711, false)));
         assert_eq!(["group", "stored", "opener-", "opener-x-1-1", "opener--1-1-1"].map(opener), [None; 5]);
+    }
+
+    #[test]
+    fn no_more_openers_are_left_than_are_kept_and_one_user_has_a_part_of_them() {
+        let left: Vec<u32> = (0..MOST as u32 - 1).map(|i| 1 + i % 8).collect();
+        let room = |count: usize| [0, 1, 8, 9].map(|user| has_room(&left[..count], user));
+        assert_eq!(room(MOST - 16), [true; 4]);
+        assert_eq!(room(MOST - 2), [true, false, true, true], "the first has his part");
+        assert_eq!(room(MOST - 1), [false; 4], "the last is the group's");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Promises one answer for one file, as long as no worker comes or goes. Knows neither clients nor events.
 
 use std::collections::HashMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use super::desk::{Home, Inode};
@@ -28,13 +28,20 @@ pub fn home_of(
         .max_by_key(|home| (own.is_some() && at(home), home.0 == owner, home.0 == 0, at(home)))
 }
 
-/// In which place a file lies, by what the process that has it sees above it: it may have come through a mount,
-/// or a namespace, of its own.
-pub fn place_of(process: i32, file: &impl AsRawFd, roots: &HashMap<usize, Inode>) -> Option<usize> {
-    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+/// The directories above a file, the nearest first, as the process that has it sees them: it may have come through a
+/// mount, or a namespace, of its own.
+pub fn above(process: i32, file: BorrowedFd) -> impl Iterator<Item = Inode> + use<> {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    let dirs: Vec<PathBuf> = name.ancestors().skip(1).map(PathBuf::from).collect();
     let seen = PathBuf::from(format!("/proc/{process}/root"));
-    name.ancestors().skip(1).find_map(|dir| {
+    dirs.into_iter().filter_map(move |dir| {
         let stat = rustix::fs::lstat(seen.join(dir.strip_prefix("/").ok()?)).ok()?;
-        roots.iter().find(|(_, root)| **root == inode_of(&stat)).map(|(place, _)| *place)
+        Some(inode_of(&stat))
     })
+}
+
+/// In which place a file lies, by what is above it.
+pub fn place_of(above: impl IntoIterator<Item = Inode>, roots: &HashMap<usize, Inode>) -> Option<usize> {
+    let mut above = above.into_iter();
+    above.find_map(|dir| roots.iter().find(|(_, root)| **root == dir).map(|(place, _)| *place))
 }

@@ -4,6 +4,7 @@
 //! group that the service manager keeps over a restart, where there is one; and that an end is
 //! announced with how much it leaves unguarded. Decides nothing about openers.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +24,7 @@ use super::guard::{Guard, Options, Peer};
 use super::handover;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Result};
+use crate::local::guard::kept_beside;
 
 /// A folder to look after, and as whom.
 #[derive(Clone, Debug)]
@@ -30,8 +32,17 @@ pub struct Charge {
     root: PathBuf,
     user: u32,
     group: u32,
-    /// Whether it was there when the guard began.
-    is_there: bool,
+    found: Found,
+}
+
+/// How a folder was found when the guard began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    Good,
+    /// Something is there that is refused now. An earlier guard may have taken it, and guarded its stubs.
+    Refused,
+    /// Nothing is there: its disk may come, with no mark on any file.
+    Missing,
 }
 
 impl Charge {
@@ -46,12 +57,15 @@ impl Charge {
         if !meta.is_dir() || !file.is_file() || meta.uid() != above.uid() || meta.uid() != file.uid() {
             return Err(Error::Refused(format!("{} and its .ddr are not of one user", root.display())));
         }
-        Ok(Self { root, user: meta.uid(), group: meta.gid(), is_there: true })
+        Ok(Self { root, user: meta.uid(), group: meta.gid(), found: Found::Good })
     }
 
-    /// A folder that is to come here.
+    /// A folder that is to come here, or to be mended.
     pub fn awaited(root: PathBuf) -> Self {
-        Self { root, user: u32::MAX, group: u32::MAX, is_there: false }
+        let none = std::fs::symlink_metadata(root.join(".ddr"))
+            .is_err_and(|e| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory));
+        let found = if none { Found::Missing } else { Found::Refused };
+        Self { root, user: u32::MAX, group: u32::MAX, found }
     }
 
     /// Starts its worker, with the guard on standard input.
@@ -100,8 +114,12 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
     let group = group(found.group, &found.openers, options.accesses)?;
     let listener = listener(&options.socket)?;
     let places = charges.iter().map(|charge| charge.root.clone()).collect();
-    let there = charges.iter().filter(|charge| charge.is_there).count();
-    let guard = Arc::new(Guard::new(group, options.clone(), places, if adopted { there } else { 0 }));
+    let those = |fits: &dyn Fn(Found) -> bool| -> BTreeSet<usize> {
+        (0..).zip(&charges).filter(|(_, charge)| fits(charge.found)).map(|(place, _)| place).collect()
+    };
+    let good = those(&|found| found == Found::Good);
+    let awaited = those(&|found| adopted && found != Found::Missing);
+    let guard = Arc::new(Guard::new(group, options.clone(), places, awaited));
     handover::leave_group(guard.group());
     found.openers.into_iter().for_each(|event| guard.opened(event));
     // A thread whose work never ends is a thread that ends with the process.
@@ -114,7 +132,7 @@ pub fn run(mut charges: Vec<Charge>, options: Options, cancel: &Cancel) -> Resul
     let (mut stuck, mut ready, since) = (None, false, Instant::now());
     while !cancel.is_cancelled() {
         // Whoever is to come after us comes when stubs are guarded; but no folder that cannot be keeps him for ever.
-        if !ready && (guard.served() >= there || since.elapsed() > BEGINNING) {
+        if !ready && (guard.has_served(&good) || since.elapsed() > BEGINNING) {
             ready = sd_notify::notify(&[sd_notify::NotifyState::Ready]).is_ok();
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -185,6 +203,11 @@ fn listener(path: &Path) -> Result<OwnedFd> {
     }
     // What a killed guard left.
     let _ = std::fs::remove_file(path);
+    let kept = kept_beside(path);
+    let _ = match handover::keeps(path) {
+        true => std::fs::write(&kept, ""),
+        false => std::fs::remove_file(&kept),
+    };
     let socket = open()?;
     bind(&socket, &address).map_err(fail)?;
     // Everybody may ask; what about is decided by whose files they are.
@@ -215,6 +238,7 @@ fn supervise(guard: &Arc<Guard>, charge: &Charge, place: usize) {
         let begun = Instant::now();
         // Its disk may have gone since, or come.
         let now = Charge::new(charge.root.clone()).map_err(|e| e.to_string());
+        guard.note(place, now.is_ok());
         let done = now.and_then(|now| serve_once(guard, &now, place).map_err(|e| e.to_string()));
         let why = done.err().unwrap_or_default();
         if !why.is_empty() && why != said {

@@ -246,7 +246,11 @@ fn what_is_being_stashed_while_the_guard_is_replaced_ends_guarded_or_stays() {
     const SMALL: u64 = 20_001;
     let Some((mut guarded, manager)) = managed(1) else { return };
     let paths: Vec<_> = (0..COUNT).map(|i| guarded.at(format!("more{i}"))).collect();
-    (0..).zip(&paths).for_each(|(i, path)| std::fs::write(path, noise(i, SMALL)).unwrap());
+    for (i, path) in (0..).zip(&paths) {
+        std::fs::write(path, noise(i, SMALL)).unwrap();
+        // Root's worker fills others' files, too.
+        std::os::unix::fs::chown(path, Some(if i % 2 == 0 { OTHER } else { 0 }), None).unwrap();
+    }
     let mut command = Command::new(program());
     guarded.sandbox.settle(&mut command);
     let mut stash = command.args(["stash", "."]).spawn().unwrap();
@@ -311,6 +315,61 @@ fn a_folder_whose_disk_comes_later_or_that_is_refused_keeps_no_other_waiting() {
     std::fs::rename(&away, &later).unwrap();
     guard.wait_for(&format!(" guarded ({})", later.display()));
     guarded.guard = Some(guard);
+}
+
+#[test]
+fn a_folder_that_is_refused_after_a_restart_shows_nobody_its_stubs() {
+    let Some((mut guarded, manager)) = managed(1) else { return };
+    guarded.guard.as_mut().unwrap().stop();
+    let own = |user| std::os::unix::fs::chown(guarded.at(".ddr/folder.toml"), Some(user), None).unwrap();
+    own(OTHER);
+    let guard = manager.start(&guarded);
+    guard.wait_for("are not of one user");
+    let reader = read(guarded.at("0"));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!reader.is_finished());
+    own(0);
+    assert!(reader.join().unwrap().unwrap() == noise(0, SIZE));
+    guarded.guard = Some(guard);
+}
+
+#[test]
+fn what_was_left_to_a_guard_that_is_told_to_restart_too_is_not_forgotten() {
+    let Some((mut guarded, manager)) = managed(4) else { return };
+    guarded.guard().freeze(true);
+    let first = read(guarded.at("0"));
+    wait_until("it waits", || !waiting(&guarded).is_empty());
+    let mut guard = guarded.guard.take().unwrap();
+    let workers = guard.workers();
+    let ending = std::thread::spawn(move || guard.stop());
+    std::thread::sleep(Duration::from_millis(500));
+    let left: Vec<_> = [1, 2].map(|i: u64| (i, read(guarded.at(i.to_string())))).into();
+    wait_until("both are left", || manager.names().len() == 3);
+    for id in workers {
+        kill(id, libc::SIGCONT);
+    }
+    ending.join().unwrap();
+    assert!(first.join().unwrap().unwrap() == noise(0, SIZE));
+    // Without them no worker can live.
+    std::fs::rename(guarded.at(".ddr/keys"), guarded.at(".ddr/away")).unwrap();
+    let mut second = manager.start(&guarded);
+    wait_until("it has taken them over", || manager.names() == ["group"]);
+    let ending = std::thread::spawn(move || second.stop());
+    std::thread::sleep(Duration::from_millis(500));
+    let late = read(guarded.at("3"));
+    wait_until("it is left", || manager.names().len() == 2);
+    std::fs::rename(guarded.at(".ddr/away"), guarded.at(".ddr/keys")).unwrap();
+    for (i, reader) in left {
+        match reader.join().unwrap() {
+            Ok(seen) => assert!(seen == noise(i, SIZE), "{i}"),
+            // Its worker came too late.
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EIO), "{i}: {e}"),
+        }
+    }
+    ending.join().unwrap();
+    guarded.guard = Some(manager.start(&guarded));
+    assert!(late.join().unwrap().unwrap() == noise(3, SIZE));
+    assert_eq!(manager.names(), ["group"]);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use ddr::engine::held::PATIENCE;
 
 use super::races::{guarded, waiting};
 use super::trouble::same;
@@ -88,6 +90,16 @@ fn a_killed_guard_leaves_stubs_that_say_what_they_are_until_the_next_one() {
     assert!(seen.starts_with(b"This is a ddr stub"), "without a guard a stub is its text");
     guarded.start(&[]);
     assert!((0..3).all(|i| std::fs::read(guarded.at(i.to_string())).unwrap() == noise(i, SIZE)));
+}
+
+#[test]
+fn a_killed_guard_that_nobody_starts_again_keeps_no_stash_waiting() {
+    let Some(mut guarded) = guarded(&[]) else { return };
+    guarded.guard.as_mut().unwrap().kill();
+    guarded.write("file", &noise(1, SIZE));
+    let begun = Instant::now();
+    guarded.stash();
+    assert!(begun.elapsed() < PATIENCE, "its socket is there, and nobody is about to listen");
 }
 
 #[test]
