@@ -38,10 +38,8 @@ impl Found {
             return Ok(None);
         }
         // The mark lies in the inode, the header in a block of its own: that may have to come from the disk.
-        if is_left || !first && has_mark(&name) {
-            // Nobody frees or fills anything before it is marked.
-            let is_ours = !is_left || has_mark(&name);
-            return Ok(is_ours.then_some(Self { name, file: None, is_left }));
+        if (is_left || !first) && has_mark(&name) {
+            return Ok(Some(Self { name, file: None, is_left }));
         }
         let file = unless_short(tree.open_file(path, Access::Read))?;
         let is_stub = |file: &File| {
@@ -58,6 +56,11 @@ fn unless_short<T>(opened: Result<T>) -> Result<Option<T>> {
         Err(e) if matches!(e.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => Err(e),
         opened => Ok(opened.ok()),
     }
+}
+
+/// Whether a file has the mark of a stub: nobody frees or fills anything before that.
+pub fn is_marked(tree: &Root, path: &RelPath) -> bool {
+    tree.open_name(path).is_ok_and(|name| has_mark(&name))
 }
 
 /// Whether a file that is open as a mere name has the mark of a stub.

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::desk::Inode;
-use super::found::{Found, Look, readable};
+use super::found::{Found, Look, is_marked, readable};
 use super::probe::Probe;
 use super::queue::{Job, Queue};
 use crate::base::error::{Error, Result};
@@ -363,8 +363,10 @@ impl Worker {
                 let Seen::Entry(path, stat) = seen? else { continue };
                 let large = stat.kind == FileType::File && stat.size > 4096;
                 let is_left = first && self.recaller.is_unmended(&path);
-                let fits =
-                    large && (stat.blocks <= STUB_BLOCKS || is_left || self.recaller.is_recorded_stub(&path));
+                let fits = large
+                    && (stat.blocks <= STUB_BLOCKS
+                        || is_left && is_marked(tree, &path)
+                        || self.recaller.is_recorded_stub(&path));
                 // Gone meanwhile.
                 let Some(found) = (if fits { Found::open(tree, &path, first, is_left)? } else { None })
                 else {
