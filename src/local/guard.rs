@@ -2,7 +2,7 @@
 //! there.
 //!
 //! Promises that a file counts as guarded only after the guard said so, that a hold ends with
-//! the connection, and that a guard which is silent for [`PATIENCE`] is one that refuses us. Knows the frames that travel between the guard, its workers and every other ddr
+//! the connection, and that a guard which is silent for 15 seconds is one that refuses us. Knows the frames that travel between the guard, its workers and every other ddr
 //! process, and nothing of what the guard does with them; `recall::guard` is the other end.
 
 use std::io::{IoSlice, IoSliceMut};
