@@ -23,7 +23,7 @@ use super::fanotify::{Event, Group};
 use super::handle::Birth;
 use super::handover;
 use super::homes::{above, home_of, place_of};
-use super::opener::{Opener, Whereabouts, truncates, where_is};
+use super::opener::{Opener, Whereabouts, belongs, truncates, user_of, where_is};
 use crate::base::error::{Error, Result};
 use crate::base::id::FolderId;
 use crate::format::stub::InodeMark;
@@ -246,12 +246,15 @@ impl Guard {
     /// Somebody opens a file.
     pub fn opened(&self, event: Event) {
         let Ok(stat) = rustix::fs::fstat(&event.file) else { return self.group.refuse(&event, libc::EIO) };
+        let mut peers: Vec<Peer> = self.state().processes.values().copied().collect();
+        peers.sort_unstable_by_key(|peer| peer.process);
+        peers.dedup_by_key(|peer| peer.process);
+        if peers.into_iter().any(|peer| is_of(event.thread, peer)) {
+            return self.group.allow_at_once(event);
+        }
         let (inode, opener) = (inode_of(&stat), Opener::of(event.thread));
         self.settle(Some(inode));
         let state = self.state();
-        if state.processes.values().any(|peer| is_of(&opener, *peer)) {
-            return self.group.allow_at_once(event);
-        }
         if state.parted.is_some() {
             drop(state);
             return self.leave(event, opener.user);
@@ -592,9 +595,9 @@ fn forget_gone(state: &mut State) {
     }
 }
 
-/// Whether an opener is a ddr process of ours: that process, and still of its user.
-fn is_of(opener: &Opener, peer: Peer) -> bool {
-    opener.process == peer.process && (peer.user == 0 || opener.user == peer.user)
+/// Whether a thread is one of a ddr process of ours: of its process, and still of its user.
+fn is_of(thread: i32, peer: Peer) -> bool {
+    belongs(thread, peer.process) && (peer.user == 0 || user_of(thread) == peer.user)
 }
 
 /// Whether a truncating opener has done it, or failed. A thread that is computing does not tell where;
