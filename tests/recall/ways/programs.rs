@@ -14,9 +14,12 @@ pub const PROGRAMS: &[Way] = &[
     Way::new("cp-sparse", Content, |p| copied(p, "cp --sparse=always data \"$out\"")),
     Way::new("cp-reflink", Content, |p| copied(p, "cp --reflink=auto data \"$out\"")),
     Way::new("cp-far", Content, |p| far(p, "cp -a data \"$far\"")),
-    Way::new("tar", Content, |p| copied(p, "tar -cf \"$out.tar\" data && tar -xOf \"$out.tar\" > \"$out\"")),
+    // It ends with 1 where the ctime moved while it read; what it has is compared all the same.
+    Way::new("tar", Content, |p| {
+        copied(p, "{ tar -cf \"$out.tar\" data || [ $? = 1 ]; } && tar -xOf \"$out.tar\" > \"$out\"")
+    }),
     Way::new("tar-sparse", Content, |p| {
-        copied(p, "tar -S -cf \"$out.tar\" data && tar -xOf \"$out.tar\" > \"$out\"")
+        copied(p, "{ tar -S -cf \"$out.tar\" data || [ $? = 1 ]; } && tar -xOf \"$out.tar\" > \"$out\"")
     }),
     Way::new("rsync", Content, |p| far(p, "rsync data \"$far\"")).by("rsync"),
     Way::new("rsync-sparse", Content, |p| far(p, "rsync -S data \"$far\"")).by("rsync"),
