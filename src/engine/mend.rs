@@ -79,7 +79,8 @@ pub fn mend(folder: &mut Folder) -> Result<MendStats> {
     let remotes = Remotes::open_all(folder)?;
     // To a guard that is just coming we must be known: else it would have us wait for the worker that waits for us.
     // One that refuses us, or does not answer, is not asked again: leases keep others out, too.
-    let known = guard_now(folder.guard.as_ref(), folder.id, &mut PATIENCE.clone());
+    let mut patience = PATIENCE;
+    let known = guard_now(folder.guard.as_ref(), folder.id, &mut patience);
     let _known = if matches!(known, Ok(None)) { Guard::connect(folder.id) } else { None };
     // A worker that begins waits for this: stores that do not answer were waited for before.
     if let Some(trace) = trace::claim(&folder.dir)? {
@@ -229,14 +230,14 @@ fn sweep_one(
 }
 
 /// Finishes an open file that a worker was filling, or a command freeing, when it died, wherever it lies by now:
-/// outside of the folder, or nowhere. Its openers wait at the guard. Whether it is whole now; what its bytes and its
-/// mark do not explain stays as it is.
+/// outside of the folder, or nowhere. Its openers wait at the guard. What its bytes and its mark do not explain stays
+/// as it is.
 pub fn mend_open(
     (file, hold): (&File, Option<Hold>),
     (tree, keys, id): (&Root, &Keys, FolderId),
     remotes: &Remotes,
-) -> Result<bool> {
-    let Some(mark) = marked(file)? else { return Ok(false) };
+) -> Result<()> {
+    let Some(mark) = marked(file)? else { return Ok(()) };
     let path = Path::new("a file");
     // A mark goes only when what it explains is durable.
     crate::disk::sync_file(file, path).or_else(|e| doubt_mark(file).and(Err(e)))?;
@@ -250,9 +251,8 @@ pub fn mend_open(
     let mut original =
         |offset: u64, buffer: &mut [u8]| original(&mut content, (remotes, keys), &head, offset, buffer);
     match judge_open(file, tree, Task::Fill, &[], (&head, keys), &mut original)? {
-        Verdict::Explained(seen) => refill((file, hold), &head, &seen, &mut original).map(|_| true),
-        Verdict::Intact | Verdict::Stub => Ok(true),
-        Verdict::Theirs(_) | Verdict::Gone => Ok(false),
+        Verdict::Explained(seen) => refill((file, hold), &head, &seen, &mut original).map(|_| ()),
+        _ => Ok(()),
     }
 }
 

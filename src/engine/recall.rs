@@ -268,7 +268,7 @@ impl Recaller {
         loop {
             let remotes = self.remotes();
             match mend::mend_open((file, self.hold(file)), (&self.tree, &self.keys, self.id), &remotes) {
-                Ok(_) => return self.look(file),
+                Ok(()) => return self.look(file),
                 Err(Error::Changed(_)) if begun.elapsed() < MENDING => std::thread::sleep(MENDING / 50),
                 Err(e) if reopened => return Err(e),
                 Err(e) => {
@@ -346,8 +346,11 @@ impl Recaller {
             eprintln!("ddr: {e}; files brought back just now will be compared with their contents");
             self.is_clean.store(false, Ordering::Relaxed);
             for one in filled {
-                drop(doubt_mark(&one.file));
-                inode(&one.file).map(|ino| lock(&self.unsettled).remove(&ino));
+                // Where that fails, too, the trace has it looked at.
+                let _ = doubt_mark(&one.file);
+                if let Some(ino) = inode(&one.file) {
+                    lock(&self.unsettled).remove(&ino);
+                }
             }
             return;
         }

@@ -15,8 +15,6 @@ use super::inode::{Exclusive, Target, clear_mark, keeps_order, punch_tail, reser
 use super::inspect::{State, first_block, marked, read_stub};
 use super::lease::patience;
 use super::mount::MountId;
-#[cfg(doc)]
-use super::root::Root;
 use super::stat::Stat;
 use crate::base::error::{Error, Result};
 use crate::disk;
@@ -140,7 +138,7 @@ impl<'h> Filling<'h> {
     }
 
     /// The same, but a mark stays, that all is there: it must go ([`clear_mark`]) only after the content is
-    /// durable. `mount` is that of the file system ([`Root::mount_of`]).
+    /// durable. `mount` is that of the file system (`Root::mount_of`).
     pub fn finish_marked(mut self, holes: &[(u64, u64)], mount: Option<MountId>) -> Result<Stat> {
         let stat = self.complete(holes)?;
         let mount = mount.unwrap_or_default();

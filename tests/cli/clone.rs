@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::content::noise;
 use crate::support::shell::Shell;
 
-const LIST: &str = "find . -name .ddr -prune -o -type d -printf '%P %y %m %T@\\n' \
+pub const LIST: &str = "find . -name .ddr -prune -o -type d -printf '%P %y %m %T@\\n' \
                     -o -mindepth 1 -printf '%P %y %m %s %T@ %l\\n' | sort";
 
 /// Lines of the listings that differ, so that a failure can be read.

@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::clone::LIST;
 use crate::support::content::noise;
 use crate::support::shell::Shell;
 use crate::support::{say, scale};
 
-const LIST: &str = "find . -name .ddr -prune -o -type d -printf '%P %y %m %T@\\n' \
-                    -o -mindepth 1 -printf '%P %y %m %s %T@ %l\\n' | sort";
 /// Exit code of a process whose next operation was to be its last.
 const LAST: i32 = 86;
 /// Ends tried in CI, spread evenly; times `DDR_DRILL`.

@@ -126,7 +126,7 @@ fn kill_service(guarded: &mut Guarded) {
     guard.kill();
 }
 
-fn read(path: PathBuf) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
+fn read(path: PathBuf) -> Reader {
     std::thread::spawn(move || std::fs::read(path))
 }
 
@@ -161,15 +161,22 @@ fn with_a_service_manager_a_guard_that_is_told_to_restart_lets_nobody_see_a_stub
     }
 }
 
+type Reader = std::thread::JoinHandle<std::io::Result<Vec<u8>>>;
+
+/// A reader who waits for frozen workers, these, and the guard being told to stop.
+fn ending(guarded: &mut Guarded) -> (Reader, Vec<i32>, std::thread::JoinHandle<Vec<String>>) {
+    guarded.guard().freeze(true);
+    let first = read(guarded.at("0"));
+    wait_until("it waits", || !waiting(guarded).is_empty());
+    let mut guard = guarded.guard.take().unwrap();
+    let workers = guard.workers();
+    (first, workers, std::thread::spawn(move || guard.stop()))
+}
+
 #[test]
 fn who_comes_while_a_guard_ends_is_left_to_the_next_one_and_who_waits_is_served_first() {
     let Some((mut guarded, manager)) = managed(12) else { return };
-    guarded.guard().freeze(true);
-    let first = read(guarded.at("0"));
-    wait_until("it waits", || !waiting(&guarded).is_empty());
-    let mut guard = guarded.guard.take().unwrap();
-    let workers = guard.workers();
-    let ending = std::thread::spawn(move || guard.stop());
+    let (first, workers, ending) = ending(&mut guarded);
     let come = |i: u64| {
         std::thread::sleep(Duration::from_millis(40));
         (i, read(guarded.at(i.to_string())))
@@ -336,12 +343,7 @@ fn a_folder_that_is_refused_after_a_restart_shows_nobody_its_stubs() {
 #[test]
 fn what_was_left_to_a_guard_that_is_told_to_restart_too_is_not_forgotten() {
     let Some((mut guarded, manager)) = managed(4) else { return };
-    guarded.guard().freeze(true);
-    let first = read(guarded.at("0"));
-    wait_until("it waits", || !waiting(&guarded).is_empty());
-    let mut guard = guarded.guard.take().unwrap();
-    let workers = guard.workers();
-    let ending = std::thread::spawn(move || guard.stop());
+    let (first, workers, ending) = ending(&mut guarded);
     std::thread::sleep(Duration::from_millis(500));
     let left: Vec<_> = [1, 2].map(|i: u64| (i, read(guarded.at(i.to_string())))).into();
     wait_until("both are left", || manager.names().len() == 3);
